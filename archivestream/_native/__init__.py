@@ -1,0 +1,1 @@
+"""The native core: parsing, decoding and batching without the GIL. Private: use `archivestream`."""

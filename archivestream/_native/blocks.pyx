@@ -1,0 +1,485 @@
+# distutils: language = c++
+"""Blocks: which bytes of a source each one needs, reading them, decoding them to their final place.
+
+A plan is made without I/O: tasks are put in file order, and neighbours are grouped so that one read serves
+them. Groups are then run by any number of threads, each with scratch memory and decompressors of its own.
+Nothing here needs the interpreter.
+"""
+
+from libc.errno cimport errno
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy
+from libcpp.algorithm cimport sort
+from libcpp.pair cimport pair
+
+from archivestream._native.codecs cimport (
+    BAD_CHECKSUM, BAD_NAME, ENCRYPTED, IMPOSSIBLE_SIZE, NO_MEMORY, NOT_NATIVE, NOT_RUN, OK, OTHER_DISK,
+    OUT_OF_BOUNDS, OVERLAP, OVER_LIMIT, PATCHED, PREFIX_DIFFERS, READ_FAILED, STORED, TRUNCATED,
+    UNSUPPORTED_METHOD, UNSUPPORTED_VERSION, crc32_of, decode, is_native, is_possible)
+from archivestream._native.codecs cimport BZIP2, LZMA, XZ
+from archivestream._native.zipscan cimport (
+    ALIAS_BIT, BAD_NAME_BIT, ENCRYPTED_BIT, FORBIDDEN_BITS, LOCAL_HEADER, OTHER_DISK_BIT, OUT_OF_RANGE_BIT,
+    PATCHED_BIT, RAW_NAME_BIT, VERSION_BIT, check_local_header)
+
+cdef extern from "positional_io.hpp" nogil:
+    long long read_at "archivestream::read_at"(int fd, void *into, size_t size, uint64_t offset)
+    long long read_at_2 "archivestream::read_at_2"(
+        int fd, void *first, size_t first_size, void *second, size_t second_size, uint64_t offset)
+
+cdef extern from *:
+    """
+    #include <atomic>
+    #include <cstdint>
+    #include <cstdlib>
+
+    // Memory of one thread, kept from block to block; a large one is given back after use.
+    struct Scratch {
+      std::uint8_t *data = nullptr;
+      std::size_t capacity = 0;
+
+      std::uint8_t *reserve(std::size_t size) {
+        if (size > capacity || data == nullptr) {
+          std::free(data);
+          capacity = size < 65536 ? 65536 : size;
+          data = static_cast<std::uint8_t *>(std::malloc(capacity));
+          if (data == nullptr) capacity = 0;
+        }
+        return data;
+      }
+      void trim() {
+        if (capacity > (std::size_t{4} << 20)) {
+          std::free(data);
+          data = nullptr;
+          capacity = 0;
+        }
+      }
+      ~Scratch() { std::free(data); }
+    };
+    static thread_local Scratch scratch_in, scratch_out;
+
+    // Spans are learned by whichever thread comes first; all would write the same value.
+    static inline std::uint32_t load_span(const std::uint32_t *at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
+    static inline void store_span(std::uint32_t *at, std::uint32_t span) {
+      __atomic_store_n(at, span, __ATOMIC_RELAXED);
+    }
+    """
+    uint8_t *reserve_in "scratch_in.reserve"(size_t size) noexcept nogil
+    uint8_t *reserve_out "scratch_out.reserve"(size_t size) noexcept nogil
+    void trim_in "scratch_in.trim"() noexcept nogil
+    void trim_out "scratch_out.trim"() noexcept nogil
+    uint32_t load_span(const uint32_t *at) noexcept nogil
+    void store_span(uint32_t *at, uint32_t span) noexcept nogil
+
+# Source and position in it, then the task.
+ctypedef pair[pair[uint32_t, uint64_t], uint32_t] FileOrder
+
+cdef enum:
+    NO_SUCCESSOR = 0xFFFFFFFF
+    SLACK = 512                 # bytes read past a block of unknown span: its local extra field, mostly
+    LARGEST_GAP = 4096          # bytes that may be read for nothing to join two blocks in one read
+    LARGEST_GROUP = 256 << 10   # bytes of one read: fits the second-level cache
+    SMALLEST_GROUP = 16 << 10
+    SMALLEST_DIRECT = 16 << 10  # stored blocks from here on are read to their place, not through scratch memory
+    LARGEST_PREFIX = 4096
+    LONGEST_EXTRA = 0xFFFF
+
+
+cdef Status admit(const Columns *columns, uint64_t block) noexcept nogil:
+    """Decide from the index alone whether a block may be read: before memory is taken for it."""
+    cdef uint16_t flags = columns.flags[block]
+    cdef uint16_t codec = columns.codec[block]
+    if flags & FORBIDDEN_BITS:
+        if flags & ENCRYPTED_BIT:
+            return ENCRYPTED
+        if flags & PATCHED_BIT:
+            return PATCHED
+        if flags & VERSION_BIT:
+            return UNSUPPORTED_VERSION
+        if flags & OTHER_DISK_BIT:
+            return OTHER_DISK
+        if flags & OUT_OF_RANGE_BIT:
+            return OUT_OF_BOUNDS
+        if flags & BAD_NAME_BIT:
+            return BAD_NAME
+        if flags & ALIAS_BIT and not columns.allow_overlap:
+            return OVERLAP
+    if columns.size[block] > columns.largest:
+        return OVER_LIMIT
+    if is_native(codec):
+        if not is_possible(codec, columns.compressed_size[block], columns.size[block]):
+            return IMPOSSIBLE_SIZE
+        return OK
+    return NOT_NATIVE if codec == BZIP2 or codec == LZMA or codec == XZ else UNSUPPORTED_METHOD
+
+
+cdef const uint8_t *name_of(const Columns *columns, uint32_t block, size_t *size) noexcept nogil:
+    """The bytes of a name as they stand in the archive."""
+    cdef uint64_t low = 0
+    cdef uint64_t high = columns.n_raw
+    cdef uint64_t middle
+    if columns.flags[block] & RAW_NAME_BIT:
+        while low < high:
+            middle = (low + high) // 2
+            if columns.raw_member[middle] < block:
+                low = middle + 1
+            else:
+                high = middle
+        size[0] = columns.raw_offset[low + 1] - columns.raw_offset[low]
+        return columns.raw_names + columns.raw_offset[low]
+    size[0] = columns.name_offset[block + 1] - columns.name_offset[block]
+    return columns.names + columns.name_offset[block]
+
+
+cdef uint32_t source_of(const Columns *columns, uint32_t block) noexcept nogil:
+    cdef uint32_t low = 0
+    cdef uint32_t high = columns.n_sources - 1
+    cdef uint32_t middle
+    while low < high:
+        middle = (low + high + 1) // 2
+        if columns.first_block[middle] <= block:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+cdef uint64_t end_of_room(const Columns *columns, const Task *task) noexcept nogil:
+    """Where the next block of the source, or its directory, begins: this one must end there or before."""
+    cdef const Source *source = &columns.sources[task.source]
+    cdef uint64_t next_block = <uint64_t> task.block + 1
+    if columns.allow_overlap:
+        return source.size
+    if columns.successor != NULL:
+        next_block = columns.successor[task.block]
+        if next_block == NO_SUCCESSOR:
+            return source.data_end
+    elif next_block == columns.first_block[task.source + 1]:
+        return source.data_end
+    return min(columns.offset[next_block], source.data_end)
+
+
+cdef void locate(const Columns *columns, Task *task, bint whole) noexcept nogil:
+    """Set the range that a task reads, or its status where there can be none.
+
+    With ``whole`` the range holds the longest local extra field that there can be: for callers who fetch the
+    range themselves, and cannot go back for more.
+    """
+    cdef uint64_t offset = columns.offset[task.block]
+    cdef uint64_t compressed_size = columns.compressed_size[task.block]
+    cdef uint64_t room, slack
+    cdef size_t name_size
+    cdef uint32_t span
+    task.source = source_of(columns, task.block)
+    room = end_of_room(columns, task)
+    if offset >= columns.sources[task.source].data_end and not columns.allow_overlap:
+        task.status = OUT_OF_BOUNDS
+        return
+    span = load_span(&columns.spans[task.block])
+    if span == 0:
+        name_of(columns, task.block, &name_size)
+        span = <uint32_t> (LOCAL_HEADER + name_size)
+        slack = LONGEST_EXTRA if whole else SLACK
+    else:
+        slack = 0
+    # In the form of subtractions: sums of numbers from a file can wrap.
+    if room < offset or room - offset < span or room - offset - span < compressed_size:
+        task.status = OVERLAP
+        return
+    task.begin = offset
+    task.end = offset + span + compressed_size
+    task.end += min(slack, room - task.end)
+
+
+cdef inline bint is_direct(const Plan *plan, const Task *task) noexcept nogil:
+    """Whether the bytes go from the file to their place with no scratch memory between."""
+    cdef const Columns *columns = plan.columns
+    return (
+        columns.codec[task.block] == STORED
+        and task.target != NULL
+        and columns.sources[task.source].fd >= 0
+        and columns.compressed_size[task.block] >= SMALLEST_DIRECT
+    )
+
+
+cdef Status make_groups(Plan *plan, size_t threads) noexcept nogil:
+    """Put the tasks in file order and group neighbours; tasks that failed already are left out."""
+    cdef FileOrder *order
+    cdef Task *tasks = plan.tasks
+    cdef Task *sorted_tasks
+    cdef Task *task
+    cdef size_t i, largest
+    cdef uint64_t total = 0
+    cdef bint in_order = True
+    cdef Group *group = NULL
+    for i in range(plan.n):
+        total += tasks[i].end - tasks[i].begin
+        if i and (
+            tasks[i].source < tasks[i - 1].source
+            or (tasks[i].source == tasks[i - 1].source and tasks[i].begin < tasks[i - 1].begin)
+        ):
+            in_order = False
+    plan.groups = <Group *> malloc((plan.n + 1) * sizeof(Group))
+    if plan.groups == NULL:
+        return NO_MEMORY
+    if not in_order:
+        sorted_tasks = <Task *> malloc(plan.n * sizeof(Task))
+        order = <FileOrder *> malloc(plan.n * sizeof(FileOrder))
+        if sorted_tasks == NULL or order == NULL:
+            free(sorted_tasks)
+            free(order)
+            return NO_MEMORY
+        for i in range(plan.n):
+            order[i].first.first = tasks[i].source
+            order[i].first.second = tasks[i].begin
+            order[i].second = <uint32_t> i
+        sort(order, order + plan.n)
+        for i in range(plan.n):
+            sorted_tasks[i] = tasks[order[i].second]
+        free(order)
+        free(tasks)
+        tasks = plan.tasks = sorted_tasks
+    # Small enough that each thread gets several groups, and none waits long for the last.
+    largest = max(<size_t> SMALLEST_GROUP, min(<size_t> LARGEST_GROUP, <size_t> (total // (4 * threads + 1))))
+    for i in range(plan.n):
+        task = &tasks[i]
+        if task.status != NOT_RUN:
+            group = NULL
+            continue
+        if (
+            group != NULL
+            and task.input == NULL
+            and task.source == tasks[group.begin].source
+            and task.begin - tasks[group.begin].begin <= largest
+            and task.end <= tasks[group.begin].begin + largest
+            and (task.begin <= tasks[i - 1].end or task.begin - tasks[i - 1].end <= LARGEST_GAP)
+            and not is_direct(plan, task)
+        ):
+            group.end = i + 1
+            continue
+        plan.groups[plan.n_groups].begin = i
+        plan.groups[plan.n_groups].end = i + 1
+        # Tasks that others could join: neither fetched already nor read straight to their place.
+        group = &plan.groups[plan.n_groups]
+        plan.n_groups += 1
+        if task.input != NULL or is_direct(plan, task):
+            group = NULL
+    return OK
+
+
+cdef void run_group(void *context, size_t index) noexcept nogil:
+    """Do the tasks of one group: the work function of a job."""
+    cdef Plan *plan = <Plan *> context
+    cdef Group *group = &plan.groups[index]
+    cdef Task *first = &plan.tasks[group.begin]
+    cdef const Source *source = &plan.columns.sources[first.source]
+    cdef Task *task
+    cdef uint64_t end = 0
+    cdef uint64_t available
+    cdef uint8_t *bytes_
+    cdef long long got
+    cdef size_t i
+    if group.end - group.begin == 1:
+        run_single(plan, first)
+        return
+    if source.fd < 0:
+        for i in range(group.begin, group.end):
+            run_single(plan, &plan.tasks[i])
+        return
+    for i in range(group.begin, group.end):
+        end = max(end, plan.tasks[i].end)
+    bytes_ = reserve_in(end - first.begin)
+    got = read_at(source.fd, bytes_, end - first.begin, first.begin) if bytes_ != NULL else -1
+    for i in range(group.begin, group.end):
+        task = &plan.tasks[i]
+        if got < 0:
+            continue
+        if <uint64_t> got < task.begin - first.begin:
+            task.status = TRUNCATED
+        else:
+            available = min(<uint64_t> got - (task.begin - first.begin), task.end - task.begin)
+            task.status = open_block(plan, task, bytes_ + (task.begin - first.begin), available)
+    # Left over: blocks with a longer local extra field than was allowed for, whose span is known now; and all
+    # of them where the common read failed, so that a bad spot harms only the block it lies in.
+    for i in range(group.begin, group.end):
+        if plan.tasks[i].status == NOT_RUN:
+            locate(plan.columns, &plan.tasks[i], False)
+            run_single(plan, &plan.tasks[i])
+    trim_in()
+    trim_out()
+
+
+cdef void run_single(Plan *plan, Task *task) noexcept nogil:
+    """Do one task by itself."""
+    cdef const Source *source = &plan.columns.sources[task.source]
+    if task.status != NOT_RUN:
+        return
+    if task.input != NULL:
+        task.status = open_block(plan, task, task.input, task.end - task.begin)
+    elif source.memory != NULL:
+        task.status = open_block(plan, task, source.memory + task.begin, source.size - task.begin)
+    elif is_direct(plan, task):
+        task.status = read_direct(plan, task, source.fd)
+    else:
+        task.status = read_through(plan, task, source.fd)
+    trim_in()
+    trim_out()
+
+
+cdef Status read_through(Plan *plan, Task *task, int fd) noexcept nogil:
+    """Read the range of one block to scratch memory, and decode it from there."""
+    cdef uint8_t *bytes_
+    cdef long long got
+    cdef Status status = NOT_RUN
+    while status == NOT_RUN:
+        bytes_ = reserve_in(task.end - task.begin)
+        if bytes_ == NULL:
+            return NO_MEMORY
+        got = read_at(fd, bytes_, task.end - task.begin, task.begin)
+        if got < 0:
+            task.error = errno
+            return READ_FAILED
+        status = open_block(plan, task, bytes_, got)
+        if status == NOT_RUN:
+            # A longer local extra field than was allowed for: its length is known now.
+            locate(plan.columns, task, False)
+    return status
+
+
+cdef Status find_data(
+    const Columns *columns, const Task *task, const uint8_t *header, uint64_t available, uint32_t *span
+) noexcept nogil:
+    """Check the local header of a block against the index, and learn its span."""
+    cdef size_t name_size
+    cdef const uint8_t *name = name_of(columns, task.block, &name_size)
+    cdef uint64_t offset = columns.offset[task.block]
+    cdef Status status = check_local_header(header, available, name, name_size, span)
+    if status != OK:
+        return status
+    # `locate` has seen that there is room for the block with no extra field; with it, there may not be.
+    if end_of_room(columns, task) - offset - columns.compressed_size[task.block] < span[0]:
+        return OVERLAP
+    store_span(&columns.spans[task.block], span[0])
+    return OK
+
+
+cdef Status open_block(
+    Plan *plan, Task *task, const uint8_t *bytes_, uint64_t available
+) noexcept nogil:
+    """Decode a block from bytes that begin at its local header; NOT_RUN where too few of them were read."""
+    cdef const Columns *columns = plan.columns
+    cdef uint64_t compressed_size = columns.compressed_size[task.block]
+    cdef uint32_t span
+    cdef Status status = find_data(columns, task, bytes_, available, &span)
+    if status != OK:
+        return status
+    if available - span < compressed_size or available < span:
+        return TRUNCATED if available < task.end - task.begin else NOT_RUN
+    return decode_block(plan, task, bytes_ + span, compressed_size)
+
+
+cdef Status decode_block(
+    Plan *plan, Task *task, const uint8_t *data, uint64_t data_size
+) noexcept nogil:
+    """Decode to the target, verify, and leave out the prefix."""
+    cdef const Columns *columns = plan.columns
+    cdef uint16_t codec = columns.codec[task.block]
+    cdef uint64_t size = columns.size[task.block]
+    cdef size_t skip = plan.skip
+    cdef uint8_t *target = task.target
+    cdef uint8_t[LARGEST_PREFIX] saved
+    cdef bint borrowed = False
+    cdef Status status
+    if plan.raw:
+        memcpy(target, data, data_size)
+        return OK
+    if codec == STORED:
+        if columns.verify and crc32_of(0, data, size) != columns.crc32[task.block]:
+            return BAD_CHECKSUM
+        if skip and memcmp(data, plan.prefix, skip):
+            return PREFIX_DIFFERS
+        if target != NULL and size > skip:
+            memcpy(target, data + skip, size - skip)
+        return OK
+    if skip and target != NULL and target >= plan.room:
+        # Decode with the prefix in front of the target, over bytes that belong to the neighbour; they are
+        # put back after it. The caller sees to it that nobody else touches them meanwhile.
+        borrowed = True
+        target -= skip
+        memcpy(saved, target, skip)
+    elif skip or target == NULL:
+        target = reserve_out(size)
+        if target == NULL:
+            return NO_MEMORY
+    status = decode(codec, data, data_size, target, size)
+    if status == OK and columns.verify and crc32_of(0, target, size) != columns.crc32[task.block]:
+        status = BAD_CHECKSUM
+    if status == OK and skip and memcmp(target, plan.prefix, skip):
+        status = PREFIX_DIFFERS
+    if borrowed:
+        memcpy(target, saved, skip)
+    elif skip and status == OK:
+        memcpy(task.target, target + skip, size - skip)
+    return status
+
+
+cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
+    """Read a stored block: header and prefix to scratch memory, the rest to its place, with one call."""
+    cdef const Columns *columns = plan.columns
+    cdef uint64_t offset = columns.offset[task.block]
+    cdef uint64_t size = columns.compressed_size[task.block]
+    cdef uint32_t known = load_span(&columns.spans[task.block])
+    cdef size_t skip = 0 if plan.raw else plan.skip
+    cdef uint32_t span = known
+    cdef size_t name_size, head
+    cdef uint8_t *scratch
+    cdef long long got
+    cdef Status status
+    cdef uint32_t crc
+    if not known:
+        name_of(columns, task.block, &name_size)
+        # The local extra field is mostly as long as that of the block before, or empty.
+        span = <uint32_t> (LOCAL_HEADER + name_size)
+        if task.block and load_span(&columns.spans[task.block - 1]) > LOCAL_HEADER:
+            span = likely_span(columns, task.block, span)
+        head = span + skip
+    else:
+        offset += known
+        head = skip
+    scratch = reserve_in(LOCAL_HEADER + 2 * <size_t> LONGEST_EXTRA + LARGEST_PREFIX)
+    if scratch == NULL:
+        return NO_MEMORY
+    got = read_at_2(fd, scratch, head, task.target, size - skip, offset) if head else (
+        read_at(fd, task.target, size, offset))
+    if got < 0:
+        task.error = errno
+        return READ_FAILED
+    if not known:
+        status = find_data(columns, task, scratch, min(<uint64_t> got, <uint64_t> head), &span)
+        if status != OK:
+            return status
+        if span + skip != head:
+            # Another length than that: now it is known.
+            return read_direct(plan, task, fd)
+    if <uint64_t> got < head + size - skip:
+        return TRUNCATED
+    if columns.verify and not plan.raw:
+        crc = crc32_of(0, scratch + head - skip, skip)
+        if crc32_of(crc, task.target, size - skip) != columns.crc32[task.block]:
+            return BAD_CHECKSUM
+    if skip and memcmp(scratch + head - skip, plan.prefix, skip):
+        return PREFIX_DIFFERS
+    return OK
+
+
+cdef uint32_t likely_span(const Columns *columns, uint32_t block, uint32_t least) noexcept nogil:
+    """Guess a span from the one before: the same length of extra field, where there is room for it."""
+    cdef size_t before
+    cdef uint32_t span = load_span(&columns.spans[block - 1])
+    cdef Task task
+    task.block = block
+    task.source = source_of(columns, block)
+    name_of(columns, block - 1, &before)
+    span = least + (span - LOCAL_HEADER - <uint32_t> before)
+    if end_of_room(columns, &task) - columns.offset[block] - columns.compressed_size[block] < span:
+        return least
+    return span

@@ -1,0 +1,11 @@
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t
+
+
+cdef class Buffer:
+    cdef uint8_t *data
+    cdef size_t size        # bytes that the buffer protocol shows
+    cdef size_t capacity    # bytes that are there
+
+    @staticmethod
+    cdef Buffer adopt(void *memory, size_t size)

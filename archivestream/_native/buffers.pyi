@@ -1,0 +1,9 @@
+from typing import Final
+
+RECYCLED_BYTES: Final[int]
+ALIGNMENT: Final[int]
+
+class Buffer:
+    def __init__(self, size: int = 0) -> None: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...

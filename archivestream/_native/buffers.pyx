@@ -1,0 +1,144 @@
+"""Memory with an owner: aligned, exported through the buffer protocol, and recycled between batches.
+
+A large block that malloc gets from the kernel costs a page fault for each 4 KiB on first touch, which for
+a batch of samples is a good part of the time that decoding takes. Freed batch buffers are therefore kept,
+a few of them and up to `RECYCLED_BYTES` in all, and the next batch of about that size takes one over.
+"""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+
+cdef extern from *:
+    """
+    #include <atomic>
+    #include <cstdint>
+    #include <cstdlib>
+
+    namespace archivestream {
+
+    constexpr std::size_t kAlignment = 64;                      // a cache line, and the widest vector
+    constexpr std::size_t kSmallestRecycled = 256 << 10;        // below this, malloc does not ask the kernel
+    constexpr std::size_t kRecycledBytes = std::size_t{64} << 20;
+    constexpr int kRecycledBlocks = 8;
+
+    inline void *allocate(std::size_t size) {
+    #ifdef _WIN32
+      return std::malloc(size);
+    #else
+      void *memory = nullptr;
+      return posix_memalign(&memory, kAlignment, size) == 0 ? memory : nullptr;
+    #endif
+    }
+
+    // Freed blocks, oldest first. The lock is only ever tried: a thread that finds it taken (also for good,
+    // in a child forked while another thread held it) goes to malloc instead.
+    struct Recycler {
+      std::atomic_flag busy = ATOMIC_FLAG_INIT;
+      struct { void *memory; std::size_t capacity; } blocks[kRecycledBlocks];
+      int count = 0;
+      std::size_t bytes = 0;
+
+      void *take(std::size_t size, std::size_t *capacity) {
+        void *found = nullptr;
+        if (size >= kSmallestRecycled && !busy.test_and_set(std::memory_order_acquire)) {
+          for (int i = count - 1; i >= 0 && !found; --i) {
+            // At most a quarter of a block goes unused.
+            if (blocks[i].capacity >= size && blocks[i].capacity - size <= blocks[i].capacity / 4) {
+              found = blocks[i].memory;
+              *capacity = blocks[i].capacity;
+              remove(i);
+            }
+          }
+          busy.clear(std::memory_order_release);
+        }
+        if (!found) {
+          found = allocate(size ? size : 1);
+          *capacity = size;
+        }
+        return found;
+      }
+
+      void give(void *memory, std::size_t capacity) {
+        void *dropped[kRecycledBlocks];
+        int drops = 0;
+        bool kept = false;
+        if (capacity >= kSmallestRecycled && capacity <= kRecycledBytes &&
+            !busy.test_and_set(std::memory_order_acquire)) {
+          while (count == kRecycledBlocks || bytes + capacity > kRecycledBytes) {
+            dropped[drops++] = blocks[0].memory;
+            remove(0);
+          }
+          blocks[count].memory = memory;
+          blocks[count].capacity = capacity;
+          ++count;
+          bytes += capacity;
+          kept = true;
+          busy.clear(std::memory_order_release);
+        }
+        for (int i = 0; i < drops; ++i) std::free(dropped[i]);
+        if (!kept) std::free(memory);
+      }
+
+     private:
+      void remove(int at) {
+        bytes -= blocks[at].capacity;
+        for (--count; at < count; ++at) blocks[at] = blocks[at + 1];
+      }
+    };
+
+    static Recycler recycler;
+
+    }  // namespace archivestream
+    """
+    void *cpp_take "archivestream::recycler.take"(size_t size, size_t *capacity) noexcept nogil
+    void cpp_give "archivestream::recycler.give"(void *memory, size_t capacity) noexcept nogil
+    size_t cpp_recycled_bytes "archivestream::kRecycledBytes"
+    size_t cpp_alignment "archivestream::kAlignment"
+
+RECYCLED_BYTES = cpp_recycled_bytes
+ALIGNMENT = cpp_alignment
+
+
+cdef class Buffer:
+    """Writable bytes, aligned to `ALIGNMENT`, not initialised.
+
+    Parameters
+    ----------
+    size : int
+        Number of bytes.
+
+    Raises
+    ------
+    MemoryError
+        If there is not so much memory.
+    """
+
+    def __cinit__(self, size_t size=0, *, bint _adopting=False):
+        self.data = NULL
+        self.size = size
+        self.capacity = 0
+        if _adopting:
+            return
+        self.data = <uint8_t *> cpp_take(size, &self.capacity)
+        if self.data == NULL:
+            raise MemoryError(f"cannot allocate {size} bytes")
+
+    def __dealloc__(self):
+        if self.data != NULL:
+            cpp_give(self.data, self.capacity)
+
+    @staticmethod
+    cdef Buffer adopt(void *memory, size_t size):
+        """Own a block of malloc; NULL is an empty buffer."""
+        if memory == NULL:
+            return Buffer(0)
+        cdef Buffer self = Buffer.__new__(Buffer, 0, _adopting=True)
+        self.data = <uint8_t *> memory
+        self.size = size
+        self.capacity = size
+        return self
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, <Py_ssize_t> self.size, 0, flags)

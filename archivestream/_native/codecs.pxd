@@ -1,0 +1,55 @@
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+# Codecs carry the numbers that ZIP gives to its compression methods (APPNOTE 4.4.5); other containers use
+# the same numbers for the same codecs.
+cdef enum Codec:
+    STORED = 0
+    DEFLATE = 8
+    BZIP2 = 12
+    LZMA = 14
+    ZSTD = 93
+    XZ = 95
+
+
+# What can be wrong with one block. Native code returns these; `archivestream.reader` has the table that turns
+# them into exceptions.
+cpdef enum Status:
+    OK = 0
+    # The bytes of the archive contradict the format.
+    BAD_DATA = 1              # the compressed stream is invalid
+    TOO_FEW_BYTES = 2         # the stream holds fewer bytes than declared
+    TOO_MANY_BYTES = 3        # the stream holds more bytes than declared
+    TRAILING_BYTES = 4        # compressed bytes are left after the end of the stream
+    BAD_CHECKSUM = 5
+    BAD_LOCAL_SIGNATURE = 6
+    NAME_DIFFERS = 7
+    TRUNCATED = 8             # the archive ends within the block
+    OVERLAP = 9               # the block runs into the next one
+    OUT_OF_BOUNDS = 10        # the block lies outside the part of the archive that holds data
+    IMPOSSIBLE_SIZE = 11      # no stream of this length can hold so much
+    BAD_NAME = 12             # the name is not valid in its encoding
+    # Well-formed, but refused.
+    ENCRYPTED = 20
+    PATCHED = 21
+    UNSUPPORTED_METHOD = 22
+    UNSUPPORTED_VERSION = 23
+    OTHER_DISK = 24
+    DICTIONARY_REQUIRED = 25
+    OVER_LIMIT = 26
+    # The machine.
+    READ_FAILED = 40
+    NO_MEMORY = 41
+    # For the engine's callers, never shown.
+    PREFIX_DIFFERS = 60       # the member does not begin with the bytes that it should
+    NOT_NATIVE = 61           # decoded in Python
+    NOT_RUN = 62
+
+
+cdef Status decode(
+    uint16_t codec, const uint8_t *source, size_t source_size, uint8_t *target, size_t target_size
+) noexcept nogil
+cdef bint is_native(uint16_t codec) noexcept nogil
+cdef bint is_possible(uint16_t codec, uint64_t compressed_size, uint64_t size) noexcept nogil
+cdef uint32_t crc32_of(uint32_t crc, const uint8_t *data, size_t size) noexcept nogil

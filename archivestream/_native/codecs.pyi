@@ -1,0 +1,37 @@
+from enum import IntEnum
+
+from _typeshed import ReadableBuffer
+
+class Status(IntEnum):
+    OK = 0
+    BAD_DATA = 1
+    TOO_FEW_BYTES = 2
+    TOO_MANY_BYTES = 3
+    TRAILING_BYTES = 4
+    BAD_CHECKSUM = 5
+    BAD_LOCAL_SIGNATURE = 6
+    NAME_DIFFERS = 7
+    TRUNCATED = 8
+    OVERLAP = 9
+    OUT_OF_BOUNDS = 10
+    IMPOSSIBLE_SIZE = 11
+    BAD_NAME = 12
+    ENCRYPTED = 20
+    PATCHED = 21
+    UNSUPPORTED_METHOD = 22
+    UNSUPPORTED_VERSION = 23
+    OTHER_DISK = 24
+    DICTIONARY_REQUIRED = 25
+    OVER_LIMIT = 26
+    READ_FAILED = 40
+    NO_MEMORY = 41
+    PREFIX_DIFFERS = 60
+    NOT_NATIVE = 61
+    NOT_RUN = 62
+
+def crc32(data: ReadableBuffer, initial: int = 0) -> int: ...
+def adler32(data: ReadableBuffer, initial: int = 1) -> int: ...
+def compress(data: ReadableBuffer, level: int, wrapper: int) -> bytearray | None: ...
+def decompress(
+    data: ReadableBuffer, capacity: int, wrapper: int
+) -> tuple[bytearray, int] | tuple[int, int]: ...

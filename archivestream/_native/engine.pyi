@@ -1,0 +1,61 @@
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from _typeshed import ReadableBuffer, WriteableBuffer
+from numpy.typing import NDArray
+
+_Failure: TypeAlias = tuple[int, int, int, int]
+_Fetched: TypeAlias = Sequence[ReadableBuffer | None] | None
+
+class PendingRead:
+    def done(self) -> bool: ...
+    def wait(self) -> list[_Failure]: ...
+
+class Reader:
+    def __init__(
+        self,
+        columns: dict[str, NDArray[Any]],
+        sources: Sequence[tuple[int, ReadableBuffer | None, int, int]],
+        first_block: NDArray[np.uint64],
+        owner: object,
+        *,
+        threads: int,
+        largest: int,
+        verify: bool,
+        allow_overlap: bool,
+    ) -> None: ...
+    def read(self, block: int) -> bytes | tuple[int, int]: ...
+    def payload(
+        self, block: int, fetched: ReadableBuffer | None = None
+    ) -> bytes | tuple[int, int]: ...
+    def data_offset(self, block: int) -> int: ...
+    def ranges(self, blocks: NDArray[np.int64]) -> list[tuple[int, int, int] | None]: ...
+    def read_many(
+        self, blocks: NDArray[np.int64], fetched: _Fetched = None
+    ) -> tuple[list[bytes], list[_Failure]]: ...
+    def offsets(
+        self, blocks: NDArray[np.int64], offsets: NDArray[np.int64]
+    ) -> _Failure | None: ...
+    def read_into(
+        self,
+        blocks: NDArray[np.int64],
+        out: WriteableBuffer,
+        targets: NDArray[np.int64],
+        fetched: _Fetched = None,
+    ) -> list[_Failure]: ...
+    def submit(
+        self,
+        blocks: NDArray[np.int64],
+        out: WriteableBuffer,
+        targets: NDArray[np.int64],
+        fetched: _Fetched = None,
+    ) -> PendingRead: ...
+    def read_slots(
+        self,
+        blocks: NDArray[np.int64],
+        out: WriteableBuffer,
+        prefix: ReadableBuffer,
+        fetched: _Fetched = None,
+    ) -> list[_Failure]: ...
+    def check(self, blocks: NDArray[np.int64], fetched: _Fetched = None) -> list[_Failure]: ...

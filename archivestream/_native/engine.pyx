@@ -1,0 +1,484 @@
+# distutils: language = c++
+"""The engine: batches of members, from the index to memory that the caller owns, in native threads.
+
+Every call has one shape: coerce the arguments, make the plan, drop the GIL, run it, take the GIL, hand back
+what failed. Nothing is raised for a bad block: the callers turn failures, which are tuples of
+``(position in the batch, block, Status, errno)``, into exceptions.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.ref cimport Py_INCREF
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+from libcpp cimport bool as cpp_bool
+from libcpp.memory cimport make_shared, shared_ptr
+
+from archivestream._native.blocks cimport (
+    Columns, Plan, Source, Task, admit, locate, make_groups, run_group, run_single)
+from archivestream._native.codecs cimport (
+    NOT_NATIVE, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, Status)
+
+cdef extern from "thread_pool.hpp" namespace "archivestream" nogil:
+    cdef cppclass Job:
+        Job(void (*work)(void *, size_t), void *context, size_t items)
+        cpp_bool help(double seconds)
+        void cancel()
+        cpp_bool done()
+        cpp_bool wait(double seconds)
+    cdef cppclass ThreadPool:
+        @staticmethod
+        ThreadPool &instance()
+        @staticmethod
+        uint64_t generation()
+        void run(const shared_ptr[Job] &job, size_t helpers)
+
+cdef extern from *:
+    """
+    static inline std::shared_ptr<archivestream::Job> new_job(
+        void (*work)(void *, std::size_t), void *context, std::size_t items) {
+      return std::make_shared<archivestream::Job>(work, context, items);
+    }
+    """
+    shared_ptr[Job] new_job(void (*work)(void *, size_t) noexcept nogil, void *context, size_t items) except +
+
+# How long a wait goes on before it looks for signals, so that Ctrl-C is answered.
+
+cdef double SLICE = 0.05
+
+
+@cython.no_gc_clear
+cdef class Batch:
+    """A plan with all the memory that it works on: kept alive, and in place, until the last thread has left."""
+
+    cdef Plan plan
+    cdef shared_ptr[Job] job
+    cdef uint64_t generation
+    cdef object owners
+
+    def __dealloc__(self):
+        if self.job and self.generation == ThreadPool.generation():
+            with nogil:
+                self.job.get().cancel()
+                while not self.job.get().wait(1.0):
+                    pass
+        free(self.plan.tasks)
+        free(self.plan.groups)
+
+    cdef int start(self, size_t threads, bint helping) except -1:
+        """Set the threads to work; with ``helping`` the caller is going to be one of them."""
+        cdef size_t helpers
+        cdef Status status
+        with nogil:
+            status = make_groups(&self.plan, threads)
+        if status == NO_MEMORY:
+            raise MemoryError("no memory for the plan of a batch")
+        self.job = new_job(run_group, &self.plan, self.plan.n_groups)
+        self.generation = ThreadPool.generation()
+        helpers = min(threads - helping, self.plan.n_groups - (helping and self.plan.n_groups > 0))
+        if helpers:
+            with nogil:
+                ThreadPool.instance().run(self.job, helpers)
+        return 0
+
+    cdef int finish(self) except -1:
+        """Work along until the batch is done. Raises what a signal handler raises (KeyboardInterrupt)."""
+        cdef bint done = False
+        cdef Job *job
+        if self.generation != ThreadPool.generation():
+            # Forked since: the threads are in the parent. The plan is whole, so run it here, anew.
+            self.job = new_job(run_group, &self.plan, self.plan.n_groups)
+            self.generation = ThreadPool.generation()
+            self.rewind()
+        job = self.job.get()
+        while not done:
+            with nogil:
+                done = job.help(SLICE) and job.wait(SLICE)
+            PyErr_CheckSignals()
+        return 0
+
+    cdef void rewind(self) noexcept nogil:
+        cdef size_t i, j
+        for i in range(self.plan.n_groups):
+            for j in range(self.plan.groups[i].begin, self.plan.groups[i].end):
+                self.plan.tasks[j].status = NOT_RUN
+                locate(self.plan.columns, &self.plan.tasks[j], self.plan.tasks[j].input != NULL)
+
+    cdef list failures(self):
+        cdef list found = []
+        cdef size_t i
+        cdef Task *task
+        for i in range(self.plan.n):
+            task = &self.plan.tasks[i]
+            if task.status != OK:
+                found.append((task.position, task.block, <int> task.status, task.error))
+        found.sort()
+        return found
+
+
+cdef class PendingRead:
+    """A batch that threads work on in the background."""
+
+    cdef Batch batch
+
+    def done(self):
+        """Whether `wait` would return at once."""
+        if self.batch.generation != ThreadPool.generation():
+            return False
+        return self.batch.job.get().done()
+
+    def wait(self):
+        """Wait, working along, and return the failures."""
+        self.batch.finish()
+        return self.batch.failures()
+
+
+cdef class Reader:
+    """Reads the blocks of an index from their sources.
+
+    Parameters
+    ----------
+    columns : dict of str to array
+        The columns of `archivestream.index.Index`.
+    sources : sequence of (int, buffer or None, int, int)
+        Of each source: its descriptor or -1, its bytes where they are in memory, its size, and where the part
+        that holds blocks ends.
+    first_block : array of uint64, shape (len(sources) + 1,)
+        The first block of each source, and the number of all.
+    owner : object
+        Kept alive with the reader: whatever closes the descriptors.
+    threads : int
+        How many threads work on one batch, the caller's among them.
+    largest : int
+        Members above this size are refused.
+    verify : bool
+        Check the CRC-32 of every block.
+    allow_overlap : bool
+        Read blocks that run into others, too.
+
+    Safe for any number of threads, and in forked processes.
+    """
+
+    cdef Columns columns
+    cdef size_t threads
+    cdef object owners
+    cdef list views
+    cdef const uint64_t[::1] first_block
+
+    def __cinit__(
+        self, dict columns, sources, const uint64_t[::1] first_block, object owner, *,
+        size_t threads, uint64_t largest, bint verify, bint allow_overlap,
+    ):
+        cdef Columns *c = &self.columns
+        cdef Source *source
+        cdef const uint8_t[::1] memory
+        cdef uint64_t n = columns["size"].shape[0]
+        self.owners = (owner, columns, first_block)
+        self.views = []
+        c.n = n
+        c.offset = self._u64(columns["offset"], n)
+        c.compressed_size = self._u64(columns["compressed_size"], n)
+        c.size = self._u64(columns["size"], n)
+        c.codec = self._u16(columns["codec"], n)
+        c.flags = self._u16(columns["flags"], n)
+        c.crc32 = self._u32(columns["crc32"], n)
+        c.name_offset = self._u64(columns["name_offset"], n + 1)
+        c.names = self._u8(columns["names"])
+        if "raw_member" in columns:
+            c.n_raw = columns["raw_member"].shape[0]
+            c.raw_member = self._u32(columns["raw_member"], c.n_raw)
+            c.raw_offset = self._u64(columns["raw_offset"], c.n_raw + 1)
+            c.raw_names = self._u8(columns["raw_names"])
+        if "successor" in columns:
+            c.successor = self._u32(columns["successor"], n)
+        c.n_sources = len(sources)
+        c.first_block = self._u64(first_block, c.n_sources + 1)
+        c.sources = source = <Source *> calloc(c.n_sources + 1, sizeof(Source))
+        # Zero pages until something is read.
+        c.spans = <uint32_t *> calloc(n + 1, sizeof(uint32_t))
+        if c.sources == NULL or c.spans == NULL:
+            raise MemoryError("no memory for a reader")
+        for fd, data, size, data_end in sources:
+            source.fd = fd
+            source.size = size
+            source.data_end = data_end
+            if data is not None:
+                source.memory = self._u8(data)
+            source += 1
+        c.largest = largest
+        c.verify = verify
+        c.allow_overlap = allow_overlap
+        self.threads = threads
+
+    def __dealloc__(self):
+        free(<void *> self.columns.sources)
+        free(self.columns.spans)
+
+    cdef const uint8_t *_u8(self, column) except? NULL:
+        cdef const uint8_t[::1] view = column
+        self.views.append(view)
+        return &view[0] if view.shape[0] else <const uint8_t *> b""
+
+    cdef const uint16_t *_u16(self, column, uint64_t n) except? NULL:
+        cdef const uint16_t[::1] view = column
+        self._hold(view, n)
+        return &view[0] if n else NULL
+
+    cdef const uint32_t *_u32(self, column, uint64_t n) except? NULL:
+        cdef const uint32_t[::1] view = column
+        self._hold(view, n)
+        return &view[0] if n else NULL
+
+    cdef const uint64_t *_u64(self, column, uint64_t n) except? NULL:
+        cdef const uint64_t[::1] view = column
+        self._hold(view, n)
+        return &view[0] if n else NULL
+
+    cdef int _hold(self, view, uint64_t n) except -1:
+        if <uint64_t> view.shape[0] != n:
+            raise ValueError(f"a column has {view.shape[0]} rows instead of {n}")
+        self.views.append(view)
+        return 0
+
+    cdef Status _prepare(self, Task *task, uint64_t block, size_t position, bint whole) noexcept nogil:
+        """Fill in a task from the index, or its status where the index forbids it."""
+        memset(task, 0, sizeof(Task))
+        task.block = <uint32_t> block
+        task.position = <uint32_t> position
+        task.status = OUT_OF_BOUNDS if block >= self.columns.n else admit(&self.columns, block)
+        if task.status == OK:
+            task.status = NOT_RUN
+            locate(&self.columns, task, whole)
+        return task.status
+
+    def read(self, uint64_t block):
+        """Return the bytes of one block, decoded on this thread, or (status, errno)."""
+        cdef Plan plan
+        cdef Task task
+        if self._prepare(&task, block, 0, False) != NOT_RUN:
+            return <int> task.status, task.error
+        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> self.columns.size[block])
+        memset(&plan, 0, sizeof(plan))
+        plan.columns = &self.columns
+        task.target = <uint8_t *> PyBytes_AS_STRING(data)
+        with nogil:
+            run_single(&plan, &task)
+        return data if task.status == OK else (<int> task.status, task.error)
+
+    def payload(self, uint64_t block, const uint8_t[::1] fetched=None):
+        """Return the compressed bytes of a block, whatever its codec, or (status, errno)."""
+        cdef Plan plan
+        cdef Task task
+        cdef Status status = self._prepare(&task, block, 0, fetched is not None)
+        if status == NOT_NATIVE:
+            task.status = NOT_RUN
+            locate(&self.columns, &task, fetched is not None)
+        if task.status != NOT_RUN:
+            return <int> task.status, task.error
+        memset(&plan, 0, sizeof(plan))
+        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> self.columns.compressed_size[block])
+        plan.columns = &self.columns
+        plan.raw = True
+        task.target = <uint8_t *> PyBytes_AS_STRING(data)
+        self._give_input(&task, fetched)
+        with nogil:
+            run_single(&plan, &task)
+        return data if task.status == OK else (<int> task.status, task.error)
+
+    cdef int _give_input(self, Task *task, const uint8_t[::1] fetched) except -1:
+        if fetched is None:
+            return 0
+        if <uint64_t> fetched.shape[0] < task.end - task.begin:
+            # The source ended early; what there is may do, or the block is truncated.
+            task.end = task.begin + fetched.shape[0]
+        task.input = &fetched[0] if fetched.shape[0] else <const uint8_t *> b""
+        return 0
+
+    def data_offset(self, uint64_t block):
+        """Where the data of a block begin in its source, or 0 while its local header was not read."""
+        return self.columns.offset[block] + self.columns.spans[block] if self.columns.spans[block] else 0
+
+    def ranges(self, const int64_t[::1] blocks not None):
+        """List the (source, begin, end) that blocks need, for sources that the caller reads; None where refused."""
+        cdef Task task
+        cdef Py_ssize_t i
+        cdef list found = []
+        for i in range(blocks.shape[0]):
+            if self._prepare(&task, blocks[i], i, True) == NOT_NATIVE:
+                task.status = NOT_RUN
+                locate(&self.columns, &task, True)
+            found.append((task.source, task.begin, task.end) if task.status == NOT_RUN else None)
+        return found
+
+    cdef Batch _batch(self, const int64_t[::1] blocks, fetched, owners):
+        """Make the plan of a batch, with no targets yet."""
+        cdef Batch batch = Batch.__new__(Batch)
+        cdef size_t n = blocks.shape[0]
+        cdef size_t i
+        if n > 0xFFFFFFFF:
+            raise ValueError("a batch has fewer than 2**32 members")
+        batch.owners = (self, fetched, owners)
+        batch.plan.columns = &self.columns
+        batch.plan.n = n
+        batch.plan.tasks = <Task *> malloc((n + 1) * sizeof(Task))
+        if batch.plan.tasks == NULL:
+            raise MemoryError("no memory for the plan of a batch")
+        with nogil:
+            for i in range(n):
+                self._prepare(&batch.plan.tasks[i], blocks[i], i, False)
+        if fetched is not None:
+            for i, data in enumerate(fetched):
+                if data is not None and batch.plan.tasks[i].status == NOT_RUN:
+                    locate(&self.columns, &batch.plan.tasks[i], True)
+                    self._give_input(&batch.plan.tasks[i], data)
+        return batch
+
+    def read_many(self, const int64_t[::1] blocks not None, fetched=None):
+        """Return a list of bytes (None where a block failed) and the failures."""
+        cdef Batch batch = self._batch(blocks, fetched, None)
+        cdef list result = PyList_New(batch.plan.n)
+        cdef Task *task
+        cdef size_t i
+        for i in range(batch.plan.n):
+            PyList_SET_ITEM_none(result, i)
+        for i in range(batch.plan.n):
+            task = &batch.plan.tasks[i]
+            if task.status == NOT_RUN:
+                data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> self.columns.size[task.block])
+                task.target = <uint8_t *> PyBytes_AS_STRING(data)
+                result[i] = data
+        batch.owners += (result,)
+        batch.start(self.threads, True)
+        batch.finish()
+        failures = batch.failures()
+        for failure in failures:
+            result[failure[0]] = None
+        return result, failures
+
+    def offsets(self, const int64_t[::1] blocks not None, int64_t[::1] offsets not None):
+        """Fill in where each block of a batch begins; stop before the first that is refused, and return it."""
+        cdef Task task
+        cdef size_t n = blocks.shape[0]
+        cdef size_t i
+        cdef Status status
+        if <size_t> offsets.shape[0] != n + 1:
+            raise ValueError("offsets must have a row more than the batch")
+        offsets[0] = 0
+        for i in range(n):
+            status = OUT_OF_BOUNDS if <uint64_t> blocks[i] >= self.columns.n else admit(&self.columns, blocks[i])
+            if status == OK:
+                # An impossible block takes no memory either: what the file has no room for is refused here.
+                self._prepare(&task, blocks[i], i, False)
+                status = OK if task.status == NOT_RUN else task.status
+            if status != OK and status != NOT_NATIVE:
+                return i, blocks[i], <int> status, 0
+            if self.columns.size[blocks[i]] > <uint64_t> (0x7FFFFFFFFFFFFFFF - offsets[i]):
+                return i, blocks[i], <int> NO_MEMORY, 0
+            offsets[i + 1] = offsets[i] + <int64_t> self.columns.size[blocks[i]]
+        return None
+
+    cdef Batch _into(
+        self, const int64_t[::1] blocks, uint8_t[::1] out, const int64_t[::1] targets, fetched, size_t skip,
+    ):
+        """Make a batch whose block *i*, less `skip` bytes, goes to ``out[targets[i]:]``."""
+        cdef Batch batch = self._batch(blocks, fetched, (out,))
+        cdef uint8_t *base = &out[0] if out.shape[0] else NULL
+        cdef Task *task
+        cdef uint64_t size
+        cdef size_t i
+        cdef uint8_t nothing = 0
+        if <size_t> targets.shape[0] < batch.plan.n:
+            raise ValueError("a target is missing")
+        for i in range(batch.plan.n):
+            task = &batch.plan.tasks[i]
+            if task.status != NOT_RUN:
+                continue
+            size = self.columns.size[task.block]
+            if size < skip:
+                raise ValueError("a member is smaller than the prefix")
+            if (
+                targets[i] < 0 or targets[i] > out.shape[0]
+                or <uint64_t> (out.shape[0] - targets[i]) < size - skip
+            ):
+                raise ValueError("a target lies outside the buffer")
+            task.target = base + targets[i] if base != NULL else <uint8_t *> PyBytes_AS_STRING(b"")
+        return batch
+
+    def read_into(
+        self, const int64_t[::1] blocks not None, uint8_t[::1] out not None,
+        const int64_t[::1] targets not None, fetched=None,
+    ):
+        """Decode block *i* to ``out[targets[i]:]`` and return the failures."""
+        cdef Batch batch = self._into(blocks, out, targets, fetched, 0)
+        batch.start(self.threads, True)
+        batch.finish()
+        return batch.failures()
+
+    def submit(
+        self, const int64_t[::1] blocks not None, uint8_t[::1] out not None,
+        const int64_t[::1] targets not None, fetched=None,
+    ):
+        """Begin to do what `read_into` does, in the background."""
+        cdef PendingRead pending = PendingRead.__new__(PendingRead)
+        pending.batch = self._into(blocks, out, targets, fetched, 0)
+        pending.batch.start(self.threads, False)
+        return pending
+
+    def read_slots(
+        self, const int64_t[::1] blocks not None, uint8_t[::1] out not None, const uint8_t[::1] prefix not None,
+        fetched=None,
+    ):
+        """Decode blocks of one size, less a prefix that they share, to consecutive slots of ``out``.
+
+        A compressed block is decoded with its prefix lying over the end of the slot before, which is put
+        back afterwards: no byte is copied. So that no two threads meet there, even slots come first, then
+        odd ones.
+
+        Returns the failures; `Status.PREFIX_DIFFERS` where a member begins with other bytes.
+        """
+        cdef size_t skip = prefix.shape[0]
+        cdef size_t n = blocks.shape[0]
+        cdef size_t slot = out.shape[0] // n if n else 0
+        cdef list failures = []
+        cdef int64_t[::1] chosen
+        cdef int64_t[::1] targets
+        cdef Batch batch
+        if skip > 4096:
+            raise ValueError("a prefix has at most 4096 bytes")
+        for phase in range(2):
+            count = (n + 1 - phase) // 2
+            if count == 0:
+                continue
+            room = bytearray(16 * count)
+            chosen = memoryview(room).cast("q")[:count]
+            targets = memoryview(room).cast("q")[count:]
+            for i in range(count):
+                chosen[i] = blocks[2 * i + phase]
+                targets[i] = (2 * i + phase) * slot
+            batch = self._into(chosen, out, targets, None if fetched is None else fetched[phase::2], skip)
+            for i in range(count):
+                if batch.plan.tasks[i].status == NOT_RUN and self.columns.size[chosen[i]] - skip != slot:
+                    raise ValueError("members of a batch of arrays have one size")
+            batch.plan.skip = skip
+            batch.plan.prefix = &prefix[0] if skip else NULL
+            batch.plan.room = &out[0] + skip if out.shape[0] else NULL
+            batch.start(self.threads, True)
+            batch.finish()
+            failures += [(2 * f[0] + phase, f[1], f[2], f[3]) for f in batch.failures()]
+        return sorted(failures)
+
+    def check(self, const int64_t[::1] blocks not None, fetched=None):
+        """Decode and verify blocks without keeping them, and return the failures."""
+        cdef Batch batch = self._batch(blocks, fetched, None)
+        batch.start(self.threads, True)
+        batch.finish()
+        return batch.failures()
+
+
+cdef inline void PyList_SET_ITEM_none(list target, size_t i):
+    Py_INCREF(None)
+    PyList_SET_ITEM(target, i, None)

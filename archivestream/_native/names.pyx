@@ -1,0 +1,142 @@
+"""Look-up of names: an open-addressed table of positions over the names of an index.
+
+The table holds one 32-bit position a slot and compares names where they lie, so it costs about six bytes a
+member. The hash is SipHash-1-3 (Aumasson and Bernstein, 2012; the variant of CPython and Rust) under a random
+key: names come from strangers, and nobody can choose them to collide.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+from os import urandom
+
+from archivestream._native.buffers cimport Buffer
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+cdef enum:
+    EMPTY = 0xFFFFFFFF
+
+
+cdef inline uint64_t rotate(uint64_t x, int by) noexcept nogil:
+    return (x << by) | (x >> (64 - by))
+
+
+cdef inline void siphash_round(uint64_t *v) noexcept nogil:
+    v[0] += v[1]
+    v[2] += v[3]
+    v[1] = rotate(v[1], 13) ^ v[0]
+    v[3] = rotate(v[3], 16) ^ v[2]
+    v[0] = rotate(v[0], 32)
+    v[2] += v[1]
+    v[0] += v[3]
+    v[1] = rotate(v[1], 17) ^ v[2]
+    v[3] = rotate(v[3], 21) ^ v[0]
+    v[2] = rotate(v[2], 32)
+
+
+cdef uint64_t siphash(uint64_t k0, uint64_t k1, const uint8_t *data, size_t size) noexcept nogil:
+    cdef uint64_t[4] v
+    cdef uint64_t word
+    cdef size_t left = size
+    v[0] = k0 ^ 0x736F6D6570736575ULL
+    v[1] = k1 ^ 0x646F72616E646F6DULL
+    v[2] = k0 ^ 0x6C7967656E657261ULL
+    v[3] = k1 ^ 0x7465646279746573ULL
+    while left >= 8:
+        memcpy(&word, data, 8)
+        v[3] ^= word
+        siphash_round(v)
+        v[0] ^= word
+        data += 8
+        left -= 8
+    word = 0
+    if left:
+        memcpy(&word, data, left)
+    word |= <uint64_t> size << 56
+    v[3] ^= word
+    siphash_round(v)
+    v[0] ^= word
+    v[2] ^= 0xFF
+    siphash_round(v)
+    siphash_round(v)
+    siphash_round(v)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+cdef class NameTable:
+    """Position of each name; of equal names, the last one.
+
+    Parameters
+    ----------
+    names : buffer of uint8
+        The names, one after the other, in UTF-8.
+    offsets : buffer of uint64, shape (n + 1,)
+        Where each name begins, and where the last one ends.
+
+    Immutable once made, so any number of threads may ask it.
+    """
+
+    cdef const uint8_t[::1] names
+    cdef const uint64_t[::1] offsets
+    cdef Buffer slots
+    cdef uint64_t capacity, k0, k1
+    cdef readonly size_t duplicates     # members whose name a later one has, too
+
+    def __cinit__(self, const uint8_t[::1] names not None, const uint64_t[::1] offsets not None):
+        cdef uint64_t n = offsets.shape[0] - 1
+        self.names = names
+        self.offsets = offsets
+        self.capacity = n + n // 2 + 1      # two thirds full
+        self.slots = Buffer(4 * self.capacity)
+        key = urandom(16)
+        self.k0 = int.from_bytes(key[:8], "little")
+        self.k1 = int.from_bytes(key[8:], "little")
+        with nogil:
+            self._fill(n)
+
+    cdef void _fill(self, uint64_t n) noexcept nogil:
+        cdef uint32_t *slots = <uint32_t *> self.slots.data
+        cdef const uint8_t *names = &self.names[0] if self.names.shape[0] else NULL
+        cdef const uint64_t *offsets = &self.offsets[0]
+        cdef uint64_t i, slot
+        memset(slots, 0xFF, 4 * self.capacity)
+        for i in range(n):
+            slot = self._slot(names + offsets[i], offsets[i + 1] - offsets[i])
+            self.duplicates += slots[slot] != EMPTY
+            slots[slot] = <uint32_t> i
+
+    cdef uint64_t _slot(self, const uint8_t *name, size_t size) noexcept nogil:
+        """The slot that holds the name, or the empty one where it belongs."""
+        cdef const uint32_t *slots = <const uint32_t *> self.slots.data
+        cdef uint64_t slot = siphash(self.k0, self.k1, name, size) % self.capacity
+        cdef uint64_t begin
+        while slots[slot] != EMPTY:
+            begin = self.offsets[slots[slot]]
+            if self.offsets[slots[slot] + 1] - begin == size and (
+                size == 0 or memcmp(&self.names[begin], name, size) == 0
+            ):
+                break
+            slot += 1
+            if slot == self.capacity:
+                slot = 0
+        return slot
+
+    def find(self, name):
+        """Return the position of a name (str, or its UTF-8 bytes), or -1."""
+        cdef Py_ssize_t size
+        cdef const char *text
+        cdef uint32_t found
+        if isinstance(name, str):
+            try:
+                text = PyUnicode_AsUTF8AndSize(name, &size)
+            except UnicodeEncodeError:      # a lone surrogate: in no archive
+                return -1
+        else:
+            encoded = <bytes?> name
+            text = PyBytes_AS_STRING(encoded)
+            size = len(encoded)
+        found = (<uint32_t *> self.slots.data)[self._slot(<const uint8_t *> text, size)]
+        return -1 if found == EMPTY else found

@@ -1,0 +1,185 @@
+// A pool of native threads for the whole process, and the jobs that it runs.
+//
+// A job is a number of items and a function that does one of them. Whoever takes part in a job claims
+// items one after another from an atomic counter, so the caller of a job can always take part, and a
+// job ends even where no thread could be started.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#ifndef _WIN32
+#include <pthread.h>
+#include <signal.h>
+#endif
+
+namespace archivestream {
+
+class Job {
+ public:
+  using Work = void (*)(void *context, std::size_t item);
+  using Clock = std::chrono::steady_clock;
+
+  Job(Work work, void *context, std::size_t items) : work_(work), context_(context), items_(items) {}
+
+  // Do items until none is left (true) or `seconds` have passed (false).
+  bool help(double seconds) {
+    const auto until = Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                                          std::chrono::duration<double>(seconds));
+    active_.fetch_add(1);
+    std::size_t item;
+    bool exhausted = true;
+    while ((item = next_.fetch_add(1)) < items_) {
+      work_(context_, item);
+      if (Clock::now() >= until) {
+        exhausted = next_.load() >= items_;
+        break;
+      }
+    }
+    leave();
+    return exhausted;
+  }
+
+  void help_to_the_end() {
+    active_.fetch_add(1);
+    std::size_t item;
+    while ((item = next_.fetch_add(1)) < items_) work_(context_, item);
+    leave();
+  }
+
+  // No item is begun after this; those under way go on.
+  void cancel() { next_.store(items_); }
+
+  bool done() const {
+    // In this order: a thread counts itself before it claims, so a claim that is seen here is counted.
+    return next_.load() >= items_ && active_.load() == 0;
+  }
+
+  bool wait(double seconds) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    return left_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return done(); });
+  }
+
+ private:
+  void leave() {
+    // Counted down under the lock, or a waiter could miss the notification between its test and its sleep.
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (active_.fetch_sub(1) == 1) left_.notify_all();
+  }
+
+  const Work work_;
+  void *const context_;  // not touched once done() has been true
+  const std::size_t items_;
+  std::atomic<std::size_t> next_{0};
+  std::atomic<std::size_t> active_{0};
+  std::mutex mutex_;
+  std::condition_variable left_;
+};
+
+class ThreadPool {
+ public:
+  // The pool of this process. A forked child starts with a new one: threads are not copied by fork,
+  // and the locks of the old pool may be held by threads that are gone, so it is left alone.
+  static ThreadPool &instance() {
+    std::atomic<ThreadPool *> &slot = current();
+    ThreadPool *pool = slot.load(std::memory_order_acquire);
+    if (pool == nullptr) {
+      auto *fresh = new ThreadPool;
+      if (slot.compare_exchange_strong(pool, fresh)) {
+        pool = fresh;
+      } else {
+        delete fresh;
+      }
+    }
+    return *pool;
+  }
+
+  // How many forks lie between the first process and this one: a job of another generation has no threads.
+  static std::uint64_t generation() { return forks().load(std::memory_order_relaxed); }
+
+  // Ask up to `helpers` threads to take part in the job. Throws nothing: a job needs no helper to end.
+  void run(const std::shared_ptr<Job> &job, std::size_t helpers) noexcept {
+    try {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (std::size_t i = 0; i < helpers; ++i) queue_.push_back(job);
+      while (threads_ < helpers) start_thread();
+    } catch (const std::exception &) {
+      // No thread or no memory to be had: those that are there, and the caller, do the work.
+    }
+    wake_.notify_all();
+  }
+
+ private:
+  ThreadPool() = default;
+
+  static std::atomic<ThreadPool *> &current() {
+    static std::atomic<ThreadPool *> pool{nullptr};
+    static const bool registered = at_fork();
+    (void)registered;
+    return pool;
+  }
+
+  static std::atomic<std::uint64_t> &forks() {
+    static std::atomic<std::uint64_t> count{0};
+    return count;
+  }
+
+  static bool at_fork() {
+#ifndef _WIN32
+    pthread_atfork(nullptr, nullptr, [] {
+      forks().fetch_add(1);
+      current().store(nullptr);
+    });
+#endif
+    return true;
+  }
+
+  void start_thread() {
+#ifndef _WIN32
+    // Signals are for the interpreter's threads.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+#endif
+    try {
+      std::thread([this] { serve(); }).detach();
+      ++threads_;
+    } catch (...) {
+#ifndef _WIN32
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+#endif
+      throw;
+    }
+#ifndef _WIN32
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+#endif
+  }
+
+  void serve() {
+    for (;;) {
+      std::shared_ptr<Job> job;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [this] { return !queue_.empty(); });
+        job = std::move(queue_.front());
+        queue_.pop_front();
+      }
+      job->help_to_the_end();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::shared_ptr<Job>> queue_;
+  std::size_t threads_ = 0;
+};
+
+}  // namespace archivestream

@@ -1,0 +1,477 @@
+# distutils: language = c++
+"""ZIP: from the bytes of a central directory to the columns of an index, and the check of a local header.
+
+The section numbers are those of PKWARE's APPNOTE.TXT 6.3.10. The end of central directory records, of which
+there are one or two in an archive, are read in `archivestream.formats.zip`.
+
+Central directory header, 4.3.12 (all little-endian)::
+
+     0  u32 signature 50 4B 01 02     24  u32 uncompressed size
+     4  u16 version made by           28  u16 name length
+     6  u16 version needed            30  u16 extra field length
+     8  u16 general purpose flags     32  u16 comment length
+    10  u16 compression method        34  u16 disk number
+    12  u16 time, 14 u16 date         36  u16 internal attributes
+    16  u32 CRC-32                    38  u32 external attributes
+    20  u32 compressed size           42  u32 offset of the local header
+    46  name, extra field, comment
+"""
+
+from libc.stdint cimport uint16_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy
+from libcpp.vector cimport vector
+
+from archivestream._native.buffers cimport Buffer
+from archivestream._native.codecs cimport (
+    BAD_LOCAL_SIGNATURE, NAME_DIFFERS, OK, TRUNCATED, crc32_of)
+from archivestream._native.loads cimport u16, u32, u64
+from archivestream._native.text cimport cp437_to_utf8, is_ascii, is_utf8
+
+cdef extern from *:
+    """
+    #include <algorithm>
+    #include <cstdint>
+    #include <cstring>
+    #include <numeric>
+    #include <vector>
+
+    // Fill `successor` with, for each member, the member whose local header comes next in the file (`none` for
+    // the last), and flag the members that share a header with another one of the same name.
+    static void order_members(const std::uint64_t *offsets, const std::uint64_t *name_offsets,
+                              const std::uint8_t *names, std::uint32_t n, std::uint32_t *successor,
+                              std::uint16_t *flags, std::uint16_t alias) {
+      const std::uint32_t none = UINT32_MAX;
+      std::vector<std::uint32_t> order(n);
+      std::iota(order.begin(), order.end(), 0u);
+      std::sort(order.begin(), order.end(), [=](std::uint32_t a, std::uint32_t b) {
+        return offsets[a] != offsets[b] ? offsets[a] < offsets[b] : a < b;
+      });
+      auto compare_names = [=](std::uint32_t a, std::uint32_t b) {
+        const std::uint64_t la = name_offsets[a + 1] - name_offsets[a];
+        const std::uint64_t lb = name_offsets[b + 1] - name_offsets[b];
+        const int c = std::memcmp(names + name_offsets[a], names + name_offsets[b], std::min(la, lb));
+        return c != 0 ? c : (la < lb ? -1 : la > lb);
+      };
+      for (std::uint32_t begin = 0, end; begin < n; begin = end) {
+        for (end = begin + 1; end < n && offsets[order[end]] == offsets[order[begin]];) ++end;
+        if (end - begin > 1) {
+          std::sort(order.begin() + begin, order.begin() + end, [=](std::uint32_t a, std::uint32_t b) {
+            const int c = compare_names(a, b);
+            return c != 0 ? c < 0 : a < b;
+          });
+        }
+        for (std::uint32_t i = begin; i < end; ++i) {
+          successor[order[i]] = end < n ? order[end] : none;
+          if (i > begin && compare_names(order[i - 1], order[i]) == 0) flags[order[i]] |= alias;
+        }
+      }
+    }
+
+    static bool append_raw(std::vector<std::uint32_t> &members, std::vector<std::uint64_t> &offsets,
+                           std::vector<std::uint8_t> &names, std::uint32_t member, const std::uint8_t *raw,
+                           std::size_t size) noexcept {
+      try {
+        members.push_back(member);
+        offsets.push_back(names.size());
+        names.insert(names.end(), raw, raw + size);
+        return true;
+      } catch (const std::bad_alloc &) {
+        return false;
+      }
+    }
+    """
+    bint cpp_append_raw "append_raw"(
+        vector[uint32_t] &members, vector[uint64_t] &offsets, vector[uint8_t] &names, uint32_t member,
+        const uint8_t *raw, size_t size) noexcept nogil
+    void cpp_order_members "order_members"(
+        const uint64_t *offsets, const uint64_t *name_offsets, const uint8_t *names, uint32_t n,
+        uint32_t *successor, uint16_t *flags, uint16_t alias) except + nogil
+
+# Positions of members fit 32 bits, and all ones means none.
+cdef uint64_t MEMBERS_LIMIT = 0xFFFFFFFEULL
+MOST_MEMBERS = MEMBERS_LIMIT
+
+# In a 32-bit or 16-bit field: the value is in the ZIP64 field (4.4.1.4).
+cdef uint32_t SENTINEL32 = 0xFFFFFFFFU
+cdef uint16_t SENTINEL16 = 0xFFFFU
+
+cdef enum:
+    CENTRAL_HEADER = 46
+    HIGHEST_VERSION = 63
+    ZIP64_EXTRA = 0x0001
+    UNICODE_PATH_EXTRA = 0x7075
+
+
+# What makes a directory unreadable as a whole.
+cpdef enum Fault:
+    NONE = 0
+    MORE = 1                # the chunk ends within an entry
+    BAD_SIGNATURE = 2
+    BAD_EXTRA = 3
+    SHORT_ZIP64 = 4
+    SECOND_ZIP64 = 5
+    BAD_UNICODE_PATH = 6
+    OUT_OF_MEMORY = 7
+    TOO_MANY = 8
+
+
+cdef Status check_local_header(
+    const uint8_t *header, size_t available, const uint8_t *name, size_t name_size, uint32_t *span
+) noexcept nogil:
+    """Compare signature and name of a local header (4.3.7); `span` is how far the data lie behind it.
+
+    The lengths in the local header decide where the data begin: writers put other extra fields there than
+    in the directory.
+    """
+    if available < LOCAL_HEADER:
+        return TRUNCATED
+    if header[0] != 0x50 or header[1] != 0x4B or header[2] != 0x03 or header[3] != 0x04:
+        return BAD_LOCAL_SIGNATURE
+    if u16(header + 26) != name_size:
+        return NAME_DIFFERS
+    if available - LOCAL_HEADER < name_size:
+        return TRUNCATED
+    if memcmp(header + LOCAL_HEADER, name, name_size):
+        return NAME_DIFFERS
+    span[0] = <uint32_t> (LOCAL_HEADER + name_size + u16(header + 28))
+    return OK
+
+
+cdef struct Entry:
+    uint64_t size
+    uint64_t compressed_size
+    uint64_t offset
+    uint32_t disk
+    uint16_t flags
+    const uint8_t *unicode_path
+    size_t unicode_path_size
+
+
+cdef class DirectoryScanner:
+    """Turns a central directory, fed in pieces, into columns.
+
+    Parameters
+    ----------
+    directory_size : int
+        Bytes of the whole directory: bounds the number of members, and so the memory.
+    prefix : int
+        Bytes in front of the archive, which the offsets in it do not count.
+
+    Not thread-safe: one thread feeds it.
+    """
+
+    cdef uint64_t capacity, prefix, previous
+    cdef uint64_t names_size, names_capacity
+    cdef uint64_t *size
+    cdef uint64_t *compressed_size
+    cdef uint64_t *offset
+    cdef uint64_t *name_offset
+    cdef uint32_t *crc32
+    cdef uint32_t *timestamp
+    cdef uint32_t *attributes
+    cdef uint16_t *codec
+    cdef uint16_t *flags
+    cdef uint8_t *names
+    cdef vector[uint32_t] raw_member
+    cdef vector[uint64_t] raw_offset
+    cdef vector[uint8_t] raw_names
+    cdef bint in_order
+    cdef readonly uint64_t count
+
+    def __cinit__(self, uint64_t directory_size, uint64_t prefix):
+        # Pages that nothing is written to take no memory, so the bounds can be generous.
+        cdef uint64_t n = directory_size // CENTRAL_HEADER
+        self.capacity = n
+        self.prefix = prefix
+        self.in_order = True
+        self.names_capacity = directory_size - n * CENTRAL_HEADER + 1
+        self.size = <uint64_t *> malloc(8 * n + 1)
+        self.compressed_size = <uint64_t *> malloc(8 * n + 1)
+        self.offset = <uint64_t *> malloc(8 * n + 1)
+        self.name_offset = <uint64_t *> malloc(8 * (n + 1))
+        self.crc32 = <uint32_t *> malloc(4 * n + 1)
+        self.timestamp = <uint32_t *> malloc(4 * n + 1)
+        self.attributes = <uint32_t *> malloc(4 * n + 1)
+        self.codec = <uint16_t *> malloc(2 * n + 1)
+        self.flags = <uint16_t *> malloc(2 * n + 1)
+        self.names = <uint8_t *> malloc(self.names_capacity)
+        if (
+            self.size == NULL or self.compressed_size == NULL or self.offset == NULL
+            or self.name_offset == NULL or self.crc32 == NULL or self.timestamp == NULL
+            or self.attributes == NULL or self.codec == NULL or self.flags == NULL
+            or self.names == NULL
+        ):
+            raise MemoryError(f"cannot allocate the index of a directory of {directory_size} bytes")
+        self.name_offset[0] = 0
+
+    def __dealloc__(self):
+        free(self.size)
+        free(self.compressed_size)
+        free(self.offset)
+        free(self.name_offset)
+        free(self.crc32)
+        free(self.timestamp)
+        free(self.attributes)
+        free(self.codec)
+        free(self.flags)
+        free(self.names)
+
+    def feed(self, const unsigned char[::1] chunk not None):
+        """Take the whole entries at the start of a chunk.
+
+        Returns
+        -------
+        consumed : int
+            Bytes that were taken; feed the rest again, with what follows it.
+        fault : int
+            `Fault.MORE` where the chunk ends in or after an entry, else what is wrong with the entry there.
+        """
+        cdef size_t size = chunk.shape[0]
+        cdef size_t consumed = 0
+        cdef const uint8_t *start = &chunk[0] if size else NULL
+        cdef Fault fault
+        with nogil:
+            fault = self._parse(start, size, &consumed)
+        return consumed, fault
+
+    cdef Fault _parse(self, const uint8_t *start, size_t size, size_t *consumed) noexcept nogil:
+        cdef const uint8_t *at
+        cdef size_t name_size, extra_size, entry_size
+        cdef Fault fault
+        cdef Entry entry
+        cdef uint64_t i
+        while True:
+            at = start + consumed[0]
+            if size - consumed[0] < CENTRAL_HEADER:
+                return MORE
+            if at[0] != 0x50 or at[1] != 0x4B or at[2] != 0x01 or at[3] != 0x02:
+                return BAD_SIGNATURE
+            name_size = u16(at + 28)
+            extra_size = u16(at + 30)
+            entry_size = CENTRAL_HEADER + name_size + extra_size + u16(at + 32)
+            if size - consumed[0] < entry_size:
+                return MORE
+            i = self.count
+            if i == self.capacity or i == MEMBERS_LIMIT:
+                return TOO_MANY
+            entry.compressed_size = u32(at + 20)
+            entry.size = u32(at + 24)
+            entry.disk = u16(at + 34)
+            entry.offset = u32(at + 42)
+            entry.flags = 0
+            entry.unicode_path = NULL
+            entry.unicode_path_size = 0
+            if extra_size:
+                fault = read_extra(at, name_size, extra_size, &entry)
+                if fault != NONE:
+                    return fault
+            self._flag(at, &entry)
+            if not self._add_name(at + CENTRAL_HEADER, name_size, &entry):
+                return OUT_OF_MEMORY
+            self.size[i] = entry.size
+            self.compressed_size[i] = entry.compressed_size
+            self.offset[i] = entry.offset
+            self.crc32[i] = u32(at + 16)
+            self.timestamp[i] = u32(at + 12)
+            self.attributes[i] = u32(at + 38)
+            self.codec[i] = u16(at + 10)
+            self.flags[i] = entry.flags
+            self.in_order = self.in_order and (i == 0 or entry.offset > self.previous)
+            self.previous = entry.offset
+            self.count = i + 1
+            consumed[0] += entry_size
+
+    cdef void _flag(self, const uint8_t *at, Entry *entry) noexcept nogil:
+        """Set the flags of one entry, and add the prefix to its offset."""
+        cdef uint16_t bits = u16(at + 8)
+        # Bit 0: encrypted; bit 6: strong encryption; method 99: AES (4.4.4, 4.4.5).
+        if bits & 0x0041 or u16(at + 10) == 99:
+            entry.flags |= ENCRYPTED_BIT
+        if bits & 0x0020:
+            entry.flags |= PATCHED_BIT
+        if bits & 0x0800:
+            entry.flags |= UTF8_BIT
+        if u16(at + 6) & 0xFF > HIGHEST_VERSION:
+            entry.flags |= VERSION_BIT
+        if entry.disk != 0:
+            entry.flags |= OTHER_DISK_BIT
+        if (
+            entry.size >> 63 or entry.compressed_size >> 63
+            or entry.offset > 0x7FFFFFFFFFFFFFFFULL - self.prefix
+        ):
+            entry.flags |= OUT_OF_RANGE_BIT
+            entry.size = 0
+            entry.compressed_size = 0
+        else:
+            entry.offset += self.prefix
+
+    cdef bint _add_name(self, const uint8_t *raw, size_t raw_size, Entry *entry) noexcept nogil:
+        """Append a name as UTF-8; where that is not what the archive holds, keep the raw bytes, too."""
+        cdef const uint8_t *shown = raw
+        cdef size_t shown_size = raw_size
+        cdef const uint8_t *nul
+        cdef bint convert = False
+        cdef uint8_t *to
+        if entry.unicode_path != NULL:
+            shown = entry.unicode_path
+            shown_size = entry.unicode_path_size
+            entry.flags |= UTF8_BIT
+        elif not is_ascii(raw, raw_size):
+            if not entry.flags & UTF8_BIT:
+                convert = True
+            elif not is_utf8(raw, raw_size):
+                entry.flags |= BAD_NAME_BIT
+                convert = True      # unreadable, but listed
+        # zipfile cuts a name at its first NUL; so does every reader written in C.
+        nul = <const uint8_t *> memchr(shown, 0, shown_size) if shown_size else NULL
+        if nul != NULL:
+            shown_size = nul - shown
+        if convert or nul != NULL or shown != raw:
+            entry.flags |= RAW_NAME_BIT
+            if not cpp_append_raw(
+                self.raw_member, self.raw_offset, self.raw_names, <uint32_t> self.count, raw, raw_size
+            ):
+                return False
+        if not self._reserve(3 * shown_size if convert else shown_size):
+            return False
+        to = self.names + self.names_size
+        if convert:
+            self.names_size += cp437_to_utf8(shown, shown_size, to)
+        else:
+            memcpy(to, shown, shown_size)
+            self.names_size += shown_size
+        self.name_offset[self.count + 1] = self.names_size
+        return True
+
+    cdef bint _reserve(self, size_t more) noexcept nogil:
+        cdef uint64_t wanted
+        cdef void *grown
+        if self.names_capacity - self.names_size >= more:
+            return True
+        wanted = self.names_capacity + self.names_capacity // 2 + more
+        grown = realloc(self.names, wanted)
+        if grown == NULL:
+            return False
+        self.names = <uint8_t *> grown
+        self.names_capacity = wanted
+        return True
+
+    def finish(self):
+        """Hand over the columns, each as a `Buffer`; the scanner is empty after it."""
+        cdef uint32_t n = <uint32_t> self.count
+        cdef uint32_t *successor = NULL
+        if not self.in_order:
+            successor = <uint32_t *> malloc(4 * <size_t> n)
+            if successor == NULL:
+                raise MemoryError("cannot allocate the order of the members")
+            columns = {"successor": Buffer.adopt(successor, 4 * <size_t> n)}
+            with nogil:
+                cpp_order_members(
+                    self.offset, self.name_offset, self.names, n, successor, self.flags, ALIAS_BIT)
+        else:
+            columns = {}
+        columns["size"] = hand_over(<void **> &self.size, 8 * self.count)
+        columns["compressed_size"] = hand_over(<void **> &self.compressed_size, 8 * self.count)
+        columns["offset"] = hand_over(<void **> &self.offset, 8 * self.count)
+        columns["name_offset"] = hand_over(<void **> &self.name_offset, 8 * (self.count + 1))
+        columns["crc32"] = hand_over(<void **> &self.crc32, 4 * self.count)
+        columns["timestamp"] = hand_over(<void **> &self.timestamp, 4 * self.count)
+        columns["attributes"] = hand_over(<void **> &self.attributes, 4 * self.count)
+        columns["codec"] = hand_over(<void **> &self.codec, 2 * self.count)
+        columns["flags"] = hand_over(<void **> &self.flags, 2 * self.count)
+        columns["names"] = hand_over(<void **> &self.names, self.names_size)
+        if not self.raw_member.empty():
+            self.raw_offset.push_back(self.raw_names.size())
+            columns["raw_member"] = copy_of(self.raw_member.data(), 4 * self.raw_member.size())
+            columns["raw_offset"] = copy_of(self.raw_offset.data(), 8 * self.raw_offset.size())
+            columns["raw_names"] = copy_of(self.raw_names.data(), self.raw_names.size())
+        self.capacity = 0
+        self.count = 0
+        return columns
+
+
+cdef Buffer hand_over(void **column, size_t size):
+    """Give the memory of a column to a buffer, without the part that was not used."""
+    cdef void *shrunk = realloc(column[0], size if size else 1)
+    if shrunk == NULL:
+        shrunk = column[0]      # shrinking failed: keep it as it is
+    column[0] = NULL
+    return Buffer.adopt(shrunk, size)
+
+
+cdef Buffer copy_of(const void *data, size_t size):
+    cdef Buffer buffer = Buffer(size)
+    memcpy(buffer.data, data, size)
+    return buffer
+
+
+cdef Fault read_extra(
+    const uint8_t *header, size_t name_size, size_t extra_size, Entry *entry
+) noexcept nogil:
+    """Read the ZIP64 (4.5.3) and the Unicode Path field (4.6.9) of a central header.
+
+    One to three stray bytes at the end are tolerated: alignment tools leave them.
+    """
+    cdef const uint8_t *at = header + CENTRAL_HEADER + name_size
+    cdef const uint8_t *end = at + extra_size
+    cdef const uint8_t *field
+    cdef size_t size
+    cdef uint16_t kind
+    cdef bint seen = False
+    while end - at >= 4:
+        kind = u16(at)
+        size = u16(at + 2)
+        field = at + 4
+        if <size_t> (end - field) < size:
+            return BAD_EXTRA
+        at = field + size
+        if kind == ZIP64_EXTRA and (
+            u32(header + 20) == SENTINEL32 or u32(header + 24) == SENTINEL32
+            or u32(header + 42) == SENTINEL32 or u16(header + 34) == SENTINEL16
+        ):
+            if seen:
+                return SECOND_ZIP64
+            seen = True
+            if not read_zip64(header, field, size, entry):
+                return SHORT_ZIP64
+        elif kind == UNICODE_PATH_EXTRA:
+            if size < 5:
+                return BAD_UNICODE_PATH
+            # Version 1, and the CRC-32 of the name that it stands for: else it is stale.
+            if field[0] == 1 and u32(field + 1) == crc32_of(0, header + CENTRAL_HEADER, name_size):
+                if not is_utf8(field + 5, size - 5):
+                    return BAD_UNICODE_PATH
+                if size > 5:
+                    entry.unicode_path = field + 5
+                    entry.unicode_path_size = size - 5
+    return NONE
+
+
+cdef bint read_zip64(
+    const uint8_t *header, const uint8_t *field, size_t size, Entry *entry
+) noexcept nogil:
+    """Take the values whose 32-bit fields hold the sentinel, in the order of 4.5.3; False if too short."""
+    if u32(header + 24) == SENTINEL32:
+        if size < 8:
+            return False
+        entry.size = u64(field)
+        field += 8
+        size -= 8
+    if u32(header + 20) == SENTINEL32:
+        if size < 8:
+            return False
+        entry.compressed_size = u64(field)
+        field += 8
+        size -= 8
+    if u32(header + 42) == SENTINEL32:
+        if size < 8:
+            return False
+        entry.offset = u64(field)
+        field += 8
+        size -= 8
+    if u16(header + 34) == SENTINEL16:
+        if size < 4:
+            return False
+        entry.disk = u32(field)
+    return True
