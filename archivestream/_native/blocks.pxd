@@ -71,6 +71,9 @@ cdef struct Plan:
 
 cdef Status admit(const Columns *columns, uint64_t block) noexcept nogil
 cdef void locate(const Columns *columns, Task *task, bint whole) noexcept nogil
+cdef Status find_data(
+    const Columns *columns, const Task *task, const uint8_t *header, uint64_t available, uint32_t *span
+) noexcept nogil
 cdef Status make_groups(Plan *plan, size_t threads) noexcept nogil
 cdef void run_group(void *plan, size_t group) noexcept nogil
 cdef void run_single(Plan *plan, Task *task) noexcept nogil

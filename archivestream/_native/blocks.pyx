@@ -105,11 +105,11 @@ cdef Status admit(const Columns *columns, uint64_t block) noexcept nogil:
             return OVERLAP
     if columns.size[block] > columns.largest:
         return OVER_LIMIT
-    if is_native(codec):
-        if not is_possible(codec, columns.compressed_size[block], columns.size[block]):
-            return IMPOSSIBLE_SIZE
-        return OK
-    return NOT_NATIVE if codec == BZIP2 or codec == LZMA or codec == XZ else UNSUPPORTED_METHOD
+    if not is_native(codec) and codec != BZIP2 and codec != LZMA and codec != XZ:
+        return UNSUPPORTED_METHOD
+    if not is_possible(codec, columns.compressed_size[block], columns.size[block]):
+        return IMPOSSIBLE_SIZE
+    return OK if is_native(codec) else NOT_NATIVE
 
 
 cdef const uint8_t *name_of(const Columns *columns, uint32_t block, size_t *size) noexcept nogil:

@@ -83,6 +83,8 @@ cdef enum:
     DEFLATE_EXPANSION = 1032
     # A block of zstd yields at most 128 KiB, and takes 3 bytes of header and 1 of content (RFC 8878, 3.1.1.2).
     ZSTD_EXPANSION = 32768
+    # bzip2 expands most of the others: a block holds up to 900 kB of runs of 255 in 5 bytes, and takes 39 bytes.
+    LARGEST_EXPANSION = 1 << 21
 
 
 cdef bint is_native(uint16_t codec) noexcept nogil:
@@ -98,7 +100,7 @@ cdef bint is_possible(uint16_t codec, uint64_t compressed_size, uint64_t size) n
         return size // DEFLATE_EXPANSION <= compressed_size
     if codec == ZSTD:
         return size // ZSTD_EXPANSION <= compressed_size
-    return True
+    return size // LARGEST_EXPANSION <= compressed_size
 
 
 cdef uint32_t crc32_of(uint32_t crc, const uint8_t *data, size_t size) noexcept nogil:

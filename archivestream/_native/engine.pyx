@@ -19,7 +19,7 @@ from libcpp cimport bool as cpp_bool
 from libcpp.memory cimport make_shared, shared_ptr
 
 from archivestream._native.blocks cimport (
-    Columns, Plan, Source, Task, admit, locate, make_groups, run_group, run_single)
+    Columns, Plan, Source, Task, admit, find_data, locate, make_groups, run_group, run_single)
 from archivestream._native.codecs cimport (
     NOT_NATIVE, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, Status)
 
@@ -298,9 +298,19 @@ cdef class Reader:
         task.input = &fetched[0] if fetched.shape[0] else <const uint8_t *> b""
         return 0
 
-    def data_offset(self, uint64_t block):
-        """Where the data of a block begin in its source, or 0 while its local header was not read."""
-        return self.columns.offset[block] + self.columns.spans[block] if self.columns.spans[block] else 0
+    def data_offset(self, uint64_t block, const uint8_t[::1] header not None):
+        """Return where the data of a block begin, from the bytes of its local header, or (status, errno)."""
+        cdef Task task
+        cdef uint32_t span
+        if self._prepare(&task, block, 0, False) == NOT_NATIVE:
+            task.status = NOT_RUN
+            locate(&self.columns, &task, False)
+        if task.status == NOT_RUN:
+            task.status = find_data(
+                &self.columns, &task, &header[0] if header.shape[0] else NULL, header.shape[0], &span)
+            if task.status == OK:
+                return self.columns.offset[block] + span
+        return <int> task.status, task.error
 
     def ranges(self, const int64_t[::1] blocks not None):
         """List the (source, begin, end) that blocks need, for sources that the caller reads; None where refused."""

@@ -17,7 +17,7 @@ Central directory header, 4.3.12 (all little-endian)::
     46  name, extra field, comment
 """
 
-from libc.stdint cimport uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy
 from libcpp.vector cimport vector
@@ -156,12 +156,14 @@ cdef class DirectoryScanner:
     directory_size : int
         Bytes of the whole directory: bounds the number of members, and so the memory.
     prefix : int
-        Bytes in front of the archive, which the offsets in it do not count.
+        What to add to the offsets: bytes in front of the archive that they do not count, or, as a negative
+        number, bytes lost there.
 
     Not thread-safe: one thread feeds it.
     """
 
-    cdef uint64_t capacity, prefix, previous
+    cdef uint64_t capacity, previous
+    cdef int64_t prefix
     cdef uint64_t names_size, names_capacity
     cdef uint64_t *size
     cdef uint64_t *compressed_size
@@ -179,7 +181,7 @@ cdef class DirectoryScanner:
     cdef bint in_order
     cdef readonly uint64_t count
 
-    def __cinit__(self, uint64_t directory_size, uint64_t prefix):
+    def __cinit__(self, uint64_t directory_size, int64_t prefix):
         # Pages that nothing is written to take no memory, so the bounds can be generous.
         cdef uint64_t n = directory_size // CENTRAL_HEADER
         self.capacity = n
@@ -296,15 +298,23 @@ cdef class DirectoryScanner:
             entry.flags |= VERSION_BIT
         if entry.disk != 0:
             entry.flags |= OTHER_DISK_BIT
-        if (
-            entry.size >> 63 or entry.compressed_size >> 63
-            or entry.offset > 0x7FFFFFFFFFFFFFFFULL - self.prefix
-        ):
+        # What no file can hold is listed, as empty, and refused when it is read.
+        if entry.size >> 63 or entry.compressed_size >> 63 or not self._shift(&entry.offset):
             entry.flags |= OUT_OF_RANGE_BIT
             entry.size = 0
             entry.compressed_size = 0
+
+    cdef bint _shift(self, uint64_t *offset) noexcept nogil:
+        """Add the prefix to an offset; False where the result lies before the file or past all files."""
+        if self.prefix < 0:
+            if offset[0] < <uint64_t> -self.prefix:
+                return False
+            offset[0] -= <uint64_t> -self.prefix
         else:
-            entry.offset += self.prefix
+            if offset[0] > 0x7FFFFFFFFFFFFFFFULL - <uint64_t> self.prefix:
+                return False
+            offset[0] += <uint64_t> self.prefix
+        return offset[0] >> 63 == 0
 
     cdef bint _add_name(self, const uint8_t *raw, size_t raw_size, Entry *entry) noexcept nogil:
         """Append a name as UTF-8; where that is not what the archive holds, keep the raw bytes, too."""

@@ -1,0 +1,69 @@
+"""Train models straight from the archives you already have: nothing extracted, nothing converted.
+
+>>> import archivestream
+>>> archive = archivestream.open("images.zip")
+>>> archive["cat/001.jpg"], archive[0], archive.read_batch(range(256))
+
+`open` is where to begin. `ArchiveDataset` needs PyTorch, and is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from archivestream import deflate
+from archivestream._version import __version__
+from archivestream.archive import Archive, Batch, PendingBatch, VerifyReport, open
+from archivestream.errors import (
+    ArchiveChangedError,
+    ArchiveError,
+    CorruptArchiveError,
+    CudaUnavailableError,
+    EncryptedMemberError,
+    LimitExceededError,
+    MemberNotFoundError,
+    SourceError,
+    UnsupportedFeatureError,
+)
+from archivestream.limits import Limits
+from archivestream.members import Member
+
+if TYPE_CHECKING:
+    from archivestream.dataset import ArchiveDataset
+
+__all__ = [
+    "Archive",
+    "ArchiveChangedError",
+    "ArchiveDataset",
+    "ArchiveError",
+    "Batch",
+    "CorruptArchiveError",
+    "CudaUnavailableError",
+    "EncryptedMemberError",
+    "LimitExceededError",
+    "Limits",
+    "Member",
+    "MemberNotFoundError",
+    "PendingBatch",
+    "SourceError",
+    "UnsupportedFeatureError",
+    "VerifyReport",
+    "__version__",
+    "deflate",
+    "open",
+]
+
+# What needs an optional package: imported on first use.
+_LAZY = {"ArchiveDataset": "archivestream.dataset"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,176 @@
+"""Writing members to a folder: nothing outside it, through no link, over no file unless asked."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from archivestream.errors import ArchiveError, UnsupportedFeatureError
+from archivestream.member_io import open_member
+from archivestream.reader import MemberReader
+
+__all__ = ["extract"]
+
+_BATCH_BYTES = 32 << 20
+_BATCH_MEMBERS = 1024
+
+
+def extract(
+    reader: MemberReader,
+    members: Sequence[int],
+    target: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    progress: Callable[[int, int], object] | None,
+) -> list[Path]:
+    """Write members below a folder: see `archivestream.Archive.extract`."""
+    names = [_safe_parts(reader, member) for member in members]  # before anything is written
+    root = Path(target)
+    root.mkdir(parents=True, exist_ok=True)
+    sizes = reader.index["size"]
+    total = sum(int(sizes[member]) for member in members)
+    written: list[Path] = []
+    errors: list[Exception] = []
+    done = 0
+    for batch in _batches(members, sizes):
+        small = [i for i in batch if not _is_dir(reader, members[i]) and sizes[members[i]] <= _BATCH_BYTES]
+        chosen = np.array([members[i] for i in small], np.int64)
+        bad: dict[int, Exception] = {}
+        contents = dict(zip(small, reader.read_many(chosen, bad), strict=True))
+        bad = {small[place]: error for place, error in bad.items()}
+        for i in batch:
+            member, path = members[i], root.joinpath(*names[i])
+            try:
+                if i in bad:
+                    raise bad[i]
+                if _is_dir(reader, member):
+                    _make_folders(root, names[i])
+                else:
+                    _make_folders(root, names[i][:-1])
+                    _write(reader, member, path, contents.pop(i, None), overwrite)
+                written.append(path)
+            except (ArchiveError, MemoryError) as error:
+                errors.append(error)  # the others are written all the same
+            done += int(sizes[member])
+            if progress is not None:
+                progress(done, total)
+    if errors:
+        raise errors[0]
+    return written
+
+
+def _batches(members: Sequence[int], sizes: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> list[list[int]]:
+    """Cut the members into batches of bounded memory, in order."""
+    batches: list[list[int]] = [[]]
+    room = _BATCH_BYTES
+    for i, member in enumerate(members):
+        if batches[-1] and (sizes[member] > room or len(batches[-1]) == _BATCH_MEMBERS):
+            batches.append([])
+            room = _BATCH_BYTES
+        batches[-1].append(i)
+        room -= int(sizes[member])
+        room = max(room, 0)
+    return batches if batches[0] else []
+
+
+def _is_dir(reader: MemberReader, member: int) -> bool:
+    begin, end = reader.index["name_offset"][member : member + 2].tolist()
+    return bool(end > begin and reader.index["names"][end - 1] == ord("/"))
+
+
+def _safe_parts(reader: MemberReader, member: int) -> tuple[str, ...]:
+    """Split a name into the parts of a path below a folder, or refuse it."""
+    name = reader.index.name(member)
+    raw = reader.index.raw_name(member)
+    parts = name.removesuffix("/").split("/")
+    reason = None
+    if not name or b"\0" in raw:
+        reason = "the name is empty or contains a NUL"
+    elif name.startswith("/") or name[1:2] == ":" and name[:1].isalpha():
+        reason = "the name is an absolute path"
+    elif ".." in parts:
+        reason = "the name leads out of the folder"
+    elif "" in parts or parts == ["."]:
+        reason = "a part of the name is empty"
+    elif "\\" in name and (os.sep == "\\" or ".." in name.split("\\") or name.startswith("\\")):
+        reason = "the name has backslashes"
+    if reason is not None:
+        raise UnsupportedFeatureError(
+            f"refusing to extract: {reason}; read it by its key instead",
+            archive=reader.archive_name(member),
+            member=name,
+        )
+    return tuple(part for part in parts if part != ".")
+
+
+def _make_folders(root: Path, parts: Sequence[str]) -> None:
+    """Make the folders of a member; a link among them could lead anywhere, so it is an error."""
+    folder = root
+    for part in parts:
+        folder = folder / part
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+        mode = folder.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            raise OSError(errno.ELOOP, "refusing to extract through a symbolic link", str(folder))
+        if not stat.S_ISDIR(mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+
+
+def _write(
+    reader: MemberReader, member: int, path: Path, data: bytes | None, overwrite: bool
+) -> None:
+    """Write a file under a temporary name, and give it its own only when it is whole."""
+    if not overwrite and os.path.lexists(path):
+        raise _exists(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(temporary, flags | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _copy(reader, member, data, file)
+        if overwrite:
+            os.replace(temporary, path)  # replaces a link, does not write through it
+        else:
+            _rename_new(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _copy(reader: MemberReader, member: int, data: bytes | None, file: BinaryIO) -> None:
+    if data is not None:
+        file.write(data)
+        return
+    with open_member(reader, member) as contents:
+        shutil.copyfileobj(contents, file, 1 << 20)
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Rename, unless something has come to stand there meanwhile."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise _exists(path) from None
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(
+        errno.EEXIST, "the file is there already; overwrite=True replaces it", str(path)
+    )

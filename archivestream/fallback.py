@@ -1,0 +1,115 @@
+"""The compression methods of ZIP that the standard library decodes: bzip2, LZMA and xz.
+
+They are rare, and slow whatever decodes them; the native codecs are those that matter for speed.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from archivestream._native.codecs import Status, crc32
+
+__all__ = ["FALLBACKS", "decode"]
+
+BZIP2, LZMA, XZ = 12, 14, 95
+
+
+class Decompressor(Protocol):
+    """What `bz2` and `lzma` offer."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _BadHeader(Exception):
+    pass
+
+
+def _lzma1(head: bytes, size: int, max_window: int) -> tuple[Decompressor, int]:
+    """Make a decoder of method 14 (APPNOTE 5.8.8): two bytes of version, the length of the properties, they."""
+    if len(head) < 9 or int.from_bytes(head[2:4], "little") != 5 or head[4] >= 225:
+        raise _BadHeader
+    properties = head[4]
+    # References never reach further back than the first byte, so a larger dictionary than the member is waste.
+    dictionary = min(int.from_bytes(head[5:9], "little"), max(size, 4096))
+    if dictionary > max_window:
+        raise MemoryError
+    filters = [
+        {
+            "id": lzma.FILTER_LZMA1,
+            "dict_size": max(dictionary, 4096),
+            "lc": properties % 9,
+            "lp": properties // 9 % 5,
+            "pb": properties // 45,
+        }
+    ]
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters), 9
+
+
+def _xz(head: bytes, size: int, max_window: int) -> tuple[Decompressor, int]:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=max_window), 0
+
+
+def _bzip2(head: bytes, size: int, max_window: int) -> tuple[Decompressor, int]:
+    return bz2.BZ2Decompressor(), 0
+
+
+FALLBACKS: Mapping[int, Callable[[bytes, int, int], tuple[Decompressor, int]]] = {
+    BZIP2: _bzip2,
+    LZMA: _lzma1,
+    XZ: _xz,
+}
+
+
+def decode(
+    codec: int, data: bytes, size: int, checksum: int | None, max_window: int
+) -> bytes | Status:
+    """Decode one block: its bytes, or what is wrong with it.
+
+    Parameters
+    ----------
+    codec : int
+        A key of `FALLBACKS`.
+    data : bytes
+        The compressed block.
+    size : int
+        How many bytes it must hold.
+    checksum : int or None
+        Their CRC-32; None leaves it unchecked.
+    max_window : int
+        Most memory for a dictionary, in bytes.
+    """
+    try:
+        decompressor, start = FALLBACKS[codec](data[:9], size, max_window)
+        decoded = decompressor.decompress(data[start:], size + 1)
+        # An LZMA stream may end without a mark: then it is the size that ends it.
+        while len(decoded) <= size and not decompressor.eof and not decompressor.needs_input:
+            more = decompressor.decompress(b"", size + 1 - len(decoded))
+            if not more:
+                break
+            decoded += more
+    except _BadHeader:
+        return Status.BAD_DATA
+    except MemoryError:
+        return Status.OVER_LIMIT
+    except lzma.LZMAError as error:
+        return Status.OVER_LIMIT if "limit" in str(error) else Status.BAD_DATA
+    except (OSError, EOFError):
+        return Status.BAD_DATA
+    if len(decoded) != size:
+        return Status.TOO_FEW_BYTES if len(decoded) < size else Status.TOO_MANY_BYTES
+    if decompressor.unused_data:
+        return Status.TRAILING_BYTES
+    if not decompressor.eof and codec != LZMA:
+        return Status.BAD_DATA
+    if checksum is not None and crc32(decoded) != checksum:
+        return Status.BAD_CHECKSUM
+    return decoded

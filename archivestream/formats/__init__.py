@@ -1,0 +1,98 @@
+"""Formats: from a source to an `Index`, and nothing else. Told by content, not by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
+from archivestream.formats import zip as zip_format
+from archivestream.index import Index
+from archivestream.limits import Limits
+from archivestream.sources import Source
+
+__all__ = ["read_index"]
+
+# What a file begins with, what it then is, and whether that is an archive that one could expect to be read.
+_SIGNATURES: tuple[tuple[int, bytes, str, bool], ...] = (
+    (0, b"\x1f\x8b", "gzip data", True),
+    (0, b"\x28\xb5\x2f\xfd", "zstd data", True),
+    (0, b"\xfd7zXZ\x00", "xz data", True),
+    (0, b"BZh", "bzip2 data", True),
+    (257, b"ustar", "a tar archive", True),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", True),
+    (0, b"Rar!\x1a\x07", "a RAR archive", True),
+    (0, b"\x89PNG\r\n", "a PNG image", False),
+    (0, b"\xff\xd8\xff", "a JPEG image", False),
+    (0, b"%PDF-", "a PDF document", False),
+    (0, b"\x93NUMPY", "a NumPy array", False),
+    (0, b"\x89HDF\r\n", "an HDF5 file", False),
+    (0, b"PAR1", "a Parquet file", False),
+    (0, b"SQLite format 3", "an SQLite database", False),
+    (0, b"\x80\x02", "a pickle", False),
+    (0, b"\x80\x03", "a pickle", False),
+    (0, b"\x80\x04", "a pickle", False),
+    (0, b"\x80\x05", "a pickle", False),
+    (0, b"version https://git-lfs", "a Git LFS pointer: the file itself was not downloaded", False),
+    (0, b"<?xml", "an XML document", False),
+    (0, b"<!DOCTYPE", "a web page: the download went wrong", False),
+    (0, b"<html", "a web page: the download went wrong", False),
+)
+
+
+def read_index(
+    source: Source,
+    *,
+    strict: bool,
+    limits: Limits,
+    metadata_encoding: str | None,
+    progress: Callable[[int, int], object] | None,
+) -> Index:
+    """Tell the format of a source and read its index.
+
+    Raises
+    ------
+    CorruptArchiveError
+        If it is damaged, or no archive: the message says what it looks like instead.
+    UnsupportedFeatureError
+        If it is an archive of a kind that is not handled.
+    LimitExceededError
+        If its directory is larger than the limits allow.
+    """
+    if zip_format.is_zip(source):
+        return zip_format.read_index(
+            source,
+            strict=strict,
+            limits=limits,
+            metadata_encoding=metadata_encoding,
+            progress=progress,
+        )
+    head = bytes(source.read_at(0, 512))
+    for offset, signature, what, is_archive in _SIGNATURES:
+        if head[offset : offset + len(signature)].lower() == signature.lower():
+            if is_archive:
+                raise UnsupportedFeatureError(
+                    f"this is {what}; only ZIP archives are handled", archive=source.name
+                )
+            raise CorruptArchiveError(
+                f"not an archive: it looks like {what}", archive=source.name
+            )
+    raise CorruptArchiveError(f"not a ZIP archive: {_describe(head)}", archive=source.name)
+
+
+def _describe(head: bytes) -> str:
+    if not head:
+        return "it is empty"
+    if head.startswith((b"PK\x03\x04", b"PK\x07\x08", b"PK00PK")):
+        return (
+            "it begins like one, but there is no end of central directory record; it was truncated, "
+            "or is still being written"
+        )
+    if not head.strip(b"\0"):
+        return "it begins with zero bytes"
+    try:
+        text = head[:-3].decode() if len(head) == 512 else head.decode()
+    except UnicodeDecodeError:
+        return f"it begins with the bytes {head[:8].hex(' ')}"
+    if text.isprintable() or not set(text) - set(map(chr, range(32, 127))) - set("\t\r\n"):
+        return f"it looks like text: {text[:40]!r}"
+    return f"it begins with the bytes {head[:8].hex(' ')}"

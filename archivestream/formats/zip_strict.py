@@ -1,0 +1,234 @@
+"""``strict=True``: everything that a ZIP says twice must be said the same way, and nothing may be hidden in it.
+
+Reads the local header and the data descriptor of every member, when the archive is opened. Sections are
+those of PKWARE's APPNOTE.TXT 6.3.10.
+"""
+
+from __future__ import annotations
+
+import struct
+import unicodedata
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+from archivestream.errors import CorruptArchiveError
+from archivestream.index import Index
+from archivestream.sources import Source
+
+__all__ = ["check"]
+
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_ZIP64, _UNICODE_PATH, _UNICODE_COMMENT = 0x0001, 0x7075, 0x6375
+_SENTINEL = 0xFFFFFFFF
+_ENCRYPTED, _DESCRIPTOR, _UTF8, _MASKED = 0x0001, 0x0008, 0x0800, 0x2000
+# 4.4.4: bits 7 to 10 are unused; bits 12, 14 and 15 are reserved.
+_RESERVED_FLAGS = 0xD780
+# 4.4.4: bits 1 and 2 are the level of the compressor, of no consequence.
+_LEVEL_FLAGS = 0x0006
+
+
+class _Contradiction(Exception):
+    """What strict mode minds in one member."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a local and a central header have in common."""
+
+    version: int
+    flags: int
+    method: int
+    time: int
+    date: int
+    crc32: int
+    compressed_size: int
+    size: int
+    name: bytes
+    extra: bytes
+
+
+def check(
+    source: Source, index: Index, start: int, size: int, disagreements: Sequence[str]
+) -> None:
+    """Raise `CorruptArchiveError` for the first thing in the archive that strict mode minds.
+
+    Parameters
+    ----------
+    source, index : Source, Index
+        The archive, and what was read of it.
+    start, size : int
+        Where its central directory lies.
+    disagreements : sequence of str
+        What the end records say that strict mode minds.
+    """
+    if disagreements:
+        raise CorruptArchiveError(f"strict: {disagreements[0]}", archive=source.name)
+    for member, record in enumerate(_central_records(source, start, size)):
+        try:
+            _check_member(source, index, member, record, start)
+        except _Contradiction as error:
+            raise CorruptArchiveError(
+                f"strict: {error}", archive=source.name, member=index.name(member)
+            ) from None
+    if index.table.duplicates:
+        raise CorruptArchiveError(
+            "strict: two members have this name",
+            archive=source.name,
+            member=next(index.name(i) for i in range(len(index)) if index.find(index.name(i)) != i),
+        )
+
+
+def _central_records(source: Source, start: int, size: int) -> Iterator[bytes]:
+    at, end = start, start + size
+    chunk, base = b"", at
+    while at < end:
+        for _ in range(2):
+            place = at - base
+            if len(chunk) - place >= _CENTRAL.size:
+                lengths = struct.unpack_from("<3H", chunk, place + 28)
+                if len(chunk) - place >= _CENTRAL.size + sum(lengths):
+                    break
+            chunk, base, place = bytes(source.read_at(at, min(1 << 20, end - at))), at, 0
+            lengths = struct.unpack_from("<3H", chunk, 28)
+        length = _CENTRAL.size + sum(lengths)
+        yield chunk[place : place + length]
+        at += length
+
+
+def _check_member(source: Source, index: Index, member: int, record: bytes, data_end: int) -> None:
+    fields = _CENTRAL.unpack_from(record)
+    made_by, needed, flags, method, time, date, crc, compressed_size, size = fields[1:10]
+    name_length, extra_length, _, disk, internal, _, offset = fields[10:]
+    name = record[_CENTRAL.size : _CENTRAL.size + name_length]
+    extra = record[_CENTRAL.size + name_length :][:extra_length]
+    central = _Header(needed, flags, method, time, date, crc, compressed_size, size, name, extra)
+    if needed > 63:
+        raise _Contradiction(f"it needs version {needed / 10} of the specification")
+    if disk not in (0, 0xFFFF):
+        raise _Contradiction(f"it begins on disk {disk}")
+    if flags & _RESERVED_FLAGS:
+        raise _Contradiction(f"reserved flags are set ({flags:#06x})")
+    if internal & ~0x0003:
+        raise _Contradiction(f"reserved internal attributes are set ({internal:#06x})")
+    _check_name(index.name(member), name, flags)
+    real_size = int(index["size"][member])
+    if name.endswith(b"/") and real_size:
+        raise _Contradiction("it is a directory, and has contents")
+    fields_by_id = _check_extra(extra, name, "central directory")
+    unneeded = _ZIP64 in fields_by_id and _SENTINEL not in (compressed_size, size, offset)
+    if unneeded and len(fields_by_id[_ZIP64]) not in (0, 8, 16, 24, 28):
+        raise _Contradiction("its ZIP64 extra field has a length that no such field has")
+    if _ZIP64 in fields_by_id and not unneeded:
+        wanted = 8 * sum(value == _SENTINEL for value in (compressed_size, size, offset))
+        if len(fields_by_id[_ZIP64]) < wanted:
+            raise _Contradiction("its ZIP64 extra field is too short")
+    _check_local(source, index, member, central, data_end)
+
+
+def _check_name(name: str, raw: bytes, flags: int) -> None:
+    parts = name.split("/")
+    if not raw or name in (".", ".."):
+        raise _Contradiction("its name is empty or refers to a directory itself")
+    if b"\0" in raw:
+        raise _Contradiction("its name contains a NUL")
+    if any(unicodedata.category(c) in ("Cc", "Cf") for c in name):
+        raise _Contradiction("its name contains a control character")
+    if name.startswith("/") or "\\" in name or name[1:2] == ":":
+        raise _Contradiction("its name is an absolute path, or one of another system")
+    if ".." in parts or "" in parts[:-1] or "." in parts[1:]:
+        raise _Contradiction("its name is not a plain relative path")
+    if flags & _UTF8:
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            raise _Contradiction("its name is not UTF-8, though its header says so") from None
+
+
+def _check_extra(extra: bytes, name: bytes, where: str) -> dict[int, bytes]:
+    """Walk the extra fields (4.5.1): whole, and none twice."""
+    fields: dict[int, bytes] = {}
+    at = 0
+    while len(extra) - at >= 4:
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if len(extra) - at - 4 < length:
+            raise _Contradiction(f"an extra field in its {where} header runs past the end")
+        if kind in fields and kind in (_ZIP64, _UNICODE_PATH, _UNICODE_COMMENT):
+            raise _Contradiction(f"an extra field ({kind:#06x}) stands twice in its {where} header")
+        fields[kind] = extra[at + 4 : at + 4 + length]
+        at += 4 + length
+    if len(extra) - at > 3:
+        raise _Contradiction(f"stray bytes follow the extra fields of its {where} header")
+    path = fields.get(_UNICODE_PATH)
+    if path is not None and len(path) >= 5 and path[0] == 1:
+        if int.from_bytes(path[1:5], "little") == zlib.crc32(name):
+            text = path[5:]
+            if not text or b"\0" in text:
+                raise _Contradiction(f"the Unicode Path field of its {where} header holds no name")
+            if name.isascii() and text != name:
+                raise _Contradiction(f"the Unicode Path field of its {where} header renames an ASCII name")
+    return fields
+
+
+def _check_local(source: Source, index: Index, member: int, central: _Header, data_end: int) -> None:
+    offset = int(index["offset"][member])
+    head = bytes(source.read_at(offset, _LOCAL.size)) if offset < data_end else b""
+    if len(head) < _LOCAL.size or head[:4] != b"PK\3\4":
+        raise _Contradiction("its local header is not where the central directory says")
+    _, *numbers, name_length, extra_length = _LOCAL.unpack(head)
+    rest = bytes(source.read_at(offset + _LOCAL.size, name_length + extra_length))
+    local = _Header(*numbers, rest[:name_length], rest[name_length:])
+    if local.name != central.name:
+        raise _Contradiction(f"its local header names it {local.name!r}")
+    fields = _check_extra(local.extra, local.name, "local")
+    for what, here, there in (
+        ("version", local.version, central.version),
+        ("flags", local.flags & ~_LEVEL_FLAGS, central.flags & ~_LEVEL_FLAGS),
+        ("compression method", local.method, central.method),
+        ("time", local.time, central.time),
+        ("date", local.date, central.date),
+    ):
+        # 4.4.3.2: a central header may ask for a later version than the local one, for its ZIP64 fields.
+        if here != there and not (what == "version" and here <= max(there, 45) and there <= max(here, 45)):
+            raise _Contradiction(f"{what} {here} in its local header, {there} in the central directory")
+    crc, size, compressed_size = local.crc32, local.size, local.compressed_size
+    if size == _SENTINEL or compressed_size == _SENTINEL:
+        # 4.5.3: in a local header both sizes are there.
+        zip64 = fields.get(_ZIP64, b"")
+        if len(zip64) >= 16:
+            size, compressed_size = struct.unpack_from("<2Q", zip64)
+        elif len(zip64) >= 8 and size == _SENTINEL and compressed_size != _SENTINEL:
+            size = struct.unpack_from("<Q", zip64)[0]
+        else:
+            raise _Contradiction("the ZIP64 extra field of its local header is too short")
+    expected = int(index["size"][member]), int(index["compressed_size"][member]), central.crc32
+    data = offset + _LOCAL.size + name_length + extra_length
+    end = data + expected[1]
+    if end > data_end:
+        raise _Contradiction("its data run into the central directory")
+    if local.flags & _MASKED:
+        return  # 4.4.4, bit 13: the values in the local header are masked
+    if not local.flags & _DESCRIPTOR:
+        if (size, compressed_size, crc) != expected:
+            raise _Contradiction("size or CRC-32 in its local header differ from the central directory")
+        return
+    # 4.4.4, bit 3: zeros here, or the values already.
+    for here, there in zip((size, compressed_size, crc), expected, strict=True):
+        if here not in (0, there):
+            raise _Contradiction("size or CRC-32 in its local header differ from the central directory")
+    _check_descriptor(source, end, expected, data_end)
+
+
+def _check_descriptor(source: Source, at: int, expected: tuple[int, int, int], data_end: int) -> None:
+    """Find the data descriptor (4.3.9) in one of its four forms."""
+    size, compressed_size, crc = expected
+    found = bytes(source.read_at(at, min(24, max(0, data_end - at))))
+    for signature in (b"PK\7\x08", b""):
+        for layout in ("<3L", "<L2Q"):
+            if layout == "<3L" and max(size, compressed_size) > _SENTINEL:
+                continue
+            if found.startswith(signature + struct.pack(layout, crc, compressed_size, size)):
+                return
+    raise _Contradiction("its data descriptor is missing, or differs from the central directory")

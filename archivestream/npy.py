@@ -1,0 +1,109 @@
+"""Batches of ``.npy`` members: NumPy's format 1.0 to 3.0 (NEP 1), decoded to their places in one array."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
+from archivestream.reader import MemberIds, MemberReader, empty_bytes
+
+__all__ = ["decode_array", "read_arrays"]
+
+_LONGEST_PREFIX = 4096  # what the engine leaves out at the start of a member
+
+
+def read_arrays(
+    reader: MemberReader, members: MemberIds, out: NDArray[Any] | None
+) -> NDArray[Any]:
+    """Read members of one shape and type: see `archivestream.Archive.read_arrays`."""
+    if len(members) == 0:
+        raise ValueError("no members: the shape of the arrays is not known")
+    first = int(members[0])
+    shape, order, dtype, prefix = _read_header(reader, first)
+    stored_shape = shape[::-1] if order else shape
+    size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    if len(prefix) + size != int(reader.index["size"][first]):
+        raise CorruptArchiveError(
+            f"its header describes {size} bytes of array, and it holds "
+            f"{int(reader.index['size'][first]) - len(prefix)}",
+            archive=reader.archive_name(first),
+            member=reader.index.name(first),
+        )
+    if out is not None and (out.shape != (len(members), *shape) or out.dtype != dtype):
+        raise ValueError(
+            f"out has shape {out.shape} and type {out.dtype}; the batch needs {(len(members), *shape)} of {dtype}"
+        )
+    if out is not None and not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("out must be C-contiguous and writable")
+    if size == 0 or len(prefix) > _LONGEST_PREFIX or (out is not None and order and len(shape) > 1):
+        result = np.empty((len(members), *shape), dtype) if out is None else out
+        _copy_each(reader, members, range(len(members)), result)
+        return result
+    memory = empty_bytes(len(members) * size) if out is None else out.reshape(-1).view(np.uint8)
+    slots = memory.view(dtype).reshape(len(members), *stored_shape)
+    result = slots.transpose(0, *range(slots.ndim - 1, 0, -1)) if order else slots
+    same_size = reader.index["size"][members] == len(prefix) + size
+    if same_size.all():
+        odd = reader.read_slots(members, memory, prefix)
+    else:
+        odd = list(range(len(members)))
+    _copy_each(reader, members, odd, result)
+    return result
+
+
+def _read_header(
+    reader: MemberReader, member: int
+) -> tuple[tuple[int, ...], bool, np.dtype[Any], bytes]:
+    """Return shape, Fortran order, type and the bytes of the header of a member."""
+    data = reader.read(member)
+    stream = io.BytesIO(data)
+    where = {"archive": reader.archive_name(member), "member": reader.index.name(member)}
+    try:
+        version = np.lib.format.read_magic(stream)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # headers of Python 2
+            shape, order, dtype = np.lib.format._read_array_header(stream, version)  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise CorruptArchiveError(f"it is no .npy file: {error}", **where) from error
+    if dtype.hasobject:
+        raise UnsupportedFeatureError(
+            "its array holds Python objects, which would have to be unpickled; that is not safe", **where
+        )
+    return shape, order and len(shape) > 1, dtype, data[: stream.tell()]
+
+
+def _copy_each(
+    reader: MemberReader, members: MemberIds, places: list[int] | range, result: NDArray[Any]
+) -> None:
+    """Decode members one by one: those whose header is written otherwise, though it may say the same."""
+    for place in places:
+        member = int(members[place])
+        array = decode_array(reader.read(member), reader.archive_name(member), reader.index.name(member))
+        if array.shape != result.shape[1:] or array.dtype != result.dtype:
+            raise ValueError(
+                f"{reader.archive_name(member)}: member {reader.index.name(member)!r} has shape {array.shape} and "
+                f"type {array.dtype}, the first of the batch {result.shape[1:]} and {result.dtype}"
+            )
+        result[place] = array
+
+
+def decode_array(data: bytes | memoryview, archive: str | None, member: str | None) -> NDArray[Any]:
+    """Decode the bytes of one ``.npy`` file; objects are refused.
+
+    Raises
+    ------
+    CorruptArchiveError
+        If it is no such file.
+    """
+    try:
+        array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise CorruptArchiveError(
+            f"it is no .npy file, or holds objects: {error}", archive=archive, member=member
+        ) from error
+    return array

@@ -1,0 +1,358 @@
+"""Reads members: joins an index, its sources and the native engine, and turns what fails into exceptions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archivestream._native.buffers import Buffer
+from archivestream._native.codecs import Status
+from archivestream._native.engine import PendingRead, Reader
+from archivestream.errors import (
+    ArchiveChangedError,
+    ArchiveError,
+    CorruptArchiveError,
+    EncryptedMemberError,
+    LimitExceededError,
+    SourceError,
+    UnsupportedFeatureError,
+)
+from archivestream.fallback import FALLBACKS, decode
+from archivestream.index import Index
+from archivestream.limits import Limits
+from archivestream.members import METHODS
+from archivestream.sources import Source
+
+__all__ = ["MemberIds", "MemberReader", "PendingMembers", "empty_bytes"]
+
+MemberIds: TypeAlias = NDArray[np.int64]
+_Bytes: TypeAlias = NDArray[np.uint8]
+_Failure: TypeAlias = tuple[int, int, int, int]
+
+_ERRORS: dict[Status, tuple[type[ArchiveError], str]] = {
+    Status.BAD_DATA: (CorruptArchiveError, "its compressed data are damaged ({method})"),
+    Status.TOO_FEW_BYTES: (
+        CorruptArchiveError,
+        "its data hold fewer bytes than the {size} that the directory declares",
+    ),
+    Status.TOO_MANY_BYTES: (
+        CorruptArchiveError,
+        "its data hold more bytes than the {size} that the directory declares",
+    ),
+    Status.TRAILING_BYTES: (
+        CorruptArchiveError,
+        "its data end before the {compressed_size} compressed bytes that the directory declares",
+    ),
+    Status.BAD_CHECKSUM: (CorruptArchiveError, "its bytes do not have the CRC-32 {crc32:#010x}"),
+    Status.BAD_LOCAL_SIGNATURE: (
+        CorruptArchiveError,
+        "there is no local header at offset {offset}, where the directory says",
+    ),
+    Status.NAME_DIFFERS: (
+        CorruptArchiveError,
+        "the local header at offset {offset} has another name",
+    ),
+    Status.TRUNCATED: (CorruptArchiveError, "the archive ends within its data"),
+    Status.OVERLAP: (
+        CorruptArchiveError,
+        "its data run into another member or the directory; Limits(allow_overlap=True) reads it all the same",
+    ),
+    Status.OUT_OF_BOUNDS: (
+        CorruptArchiveError,
+        "the directory places it outside the archive, at offset {offset}",
+    ),
+    Status.IMPOSSIBLE_SIZE: (
+        CorruptArchiveError,
+        "{compressed_size} bytes ({method}) cannot hold the {size} that the directory declares",
+    ),
+    Status.BAD_NAME: (CorruptArchiveError, "its name is marked as UTF-8, and is not"),
+    Status.ENCRYPTED: (
+        EncryptedMemberError,
+        "it is encrypted, and passwords are not handled; decrypt the archive first",
+    ),
+    Status.PATCHED: (UnsupportedFeatureError, "it holds compressed patched data"),
+    Status.UNSUPPORTED_METHOD: (
+        UnsupportedFeatureError,
+        "compression method {codec} ({method}) is not handled",
+    ),
+    Status.UNSUPPORTED_VERSION: (
+        UnsupportedFeatureError,
+        "it needs a later version of the ZIP specification than 6.3",
+    ),
+    Status.OTHER_DISK: (UnsupportedFeatureError, "it begins on another disk of a split archive"),
+    Status.DICTIONARY_REQUIRED: (
+        UnsupportedFeatureError,
+        "a zstd dictionary is required to decode it",
+    ),
+    Status.OVER_LIMIT: (
+        LimitExceededError,
+        "its {size} bytes, or the window to decode them, pass the limits; see archivestream.Limits",
+    ),
+}
+
+
+def empty_bytes(size: int) -> _Bytes:
+    """Allocate an aligned array of bytes, not initialised, that is recycled when it is dropped."""
+    return np.frombuffer(Buffer(size), np.uint8) if size else np.empty(0, np.uint8)
+
+
+class MemberReader:
+    """Reads members by their position in the index.
+
+    Parameters
+    ----------
+    index : Index
+        Of all sources.
+    sources : sequence of Source
+        In the order of the index.
+    limits : Limits
+        What may be read.
+    verify : bool
+        Whether checksums are checked.
+    threads : int or None
+        Threads that work on one batch; None for as many as there are processors.
+
+    Safe for any number of threads, and in forked processes.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        sources: Sequence[Source],
+        *,
+        limits: Limits,
+        verify: bool,
+        threads: int | None,
+    ) -> None:
+        self.index = index
+        self.sources = tuple(sources)
+        self.limits = limits
+        self.verify = verify
+        self.threads = threads or _processors()
+        self._native = Reader(
+            index.columns,
+            [
+                (source.descriptor, source.memory, source.size, end)
+                for source, end in zip(self.sources, index.data_end, strict=True)
+            ],
+            index.first_block,
+            self.sources,
+            threads=self.threads,
+            largest=limits.max_member_bytes,
+            verify=verify,
+            allow_overlap=limits.allow_overlap,
+        )
+        self._read = self._native.read
+        self._has_foreign = not all(source.is_native for source in self.sources)
+        self._has_fallbacks = bool(np.isin(index["codec"], list(FALLBACKS)).any())
+
+    def read(self, member: int) -> bytes:
+        """Return the bytes of one member."""
+        if self._has_foreign:
+            return self.read_many(np.array([member], np.int64))[0]
+        data = self._read(member)
+        if type(data) is bytes:
+            return data
+        status, error = data  # type: ignore[misc]  # a bytes has no two items
+        if status == Status.NOT_NATIVE:
+            return self._fall_back(member, None)
+        raise self.error(member, status, error)
+
+    def read_many(
+        self, members: MemberIds, errors: dict[int, Exception] | None = None
+    ) -> list[bytes]:
+        """Return the bytes of some members, read in one native call by all threads.
+
+        The first member that is bad raises; with `errors`, the exception of each goes there, under its place.
+        """
+        fetched = self._fetch(members)
+        result, failures = self._native.read_many(members, fetched)
+        self._settle(failures, fetched, result.__setitem__, errors)
+        return result
+
+    def read_batch(self, members: MemberIds, out: _Bytes | None) -> tuple[_Bytes, MemberIds]:
+        """Return the bytes of some members, one after the other, and their n + 1 offsets."""
+        data, offsets = self._room(members, out)
+        fetched = self._fetch(members)
+        failures = self._native.read_into(members, data, offsets, fetched)
+        self._settle(failures, fetched, _placer(data, offsets))
+        return data, offsets
+
+    def submit(self, members: MemberIds, out: _Bytes | None) -> PendingMembers:
+        """Begin a `read_batch` in the background."""
+        data, offsets = self._room(members, out)
+        fetched = self._fetch(members)
+        pending = self._native.submit(members, data, offsets, fetched)
+
+        def settle(failures: Sequence[_Failure]) -> None:
+            self._settle(failures, fetched, _placer(data, offsets))
+
+        return PendingMembers(pending, data, offsets, settle)
+
+    def read_slots(self, members: MemberIds, out: _Bytes, prefix: bytes) -> list[int]:
+        """Read members of one size and beginning to equal slots of `out`, without that beginning.
+
+        Returns the places of those that begin otherwise; raises for those that cannot be read.
+        """
+        fetched = self._fetch(members)
+        failures = self._native.read_slots(members, out, prefix, fetched)
+        odd = (Status.PREFIX_DIFFERS, Status.NOT_NATIVE)
+        self._settle([f for f in failures if f[2] not in odd], fetched, lambda i, data: None)
+        return [f[0] for f in failures if f[2] in odd]
+
+    def check(self, members: MemberIds) -> dict[int, Exception]:
+        """Decode and verify some members without keeping them; return what is wrong, by their places."""
+        fetched = self._fetch(members)
+        errors: dict[int, Exception] = {}
+        self._settle(self._native.check(members, fetched), fetched, lambda i, data: None, errors)
+        return errors
+
+    def data_offset(self, member: int) -> int:
+        """Return where the data of a member begin in its source, after a check of its local header."""
+        source = self.sources[self.index.source_of(member)]
+        size = 30 + len(self.index.raw_name(member))
+        header = source.read_at(int(self.index["offset"][member]), size)
+        offset = self._native.data_offset(member, header)
+        if isinstance(offset, int):
+            return offset
+        raise self.error(member, *offset)
+
+    def archive_name(self, member: int) -> str:
+        """Return the name of the source that holds a member."""
+        return self.sources[self.index.source_of(member)].name
+
+    def error(self, member: int, status: int, error: int) -> Exception:
+        """Make the exception for a member that could not be read."""
+        source = self.sources[self.index.source_of(member)]
+        name = self.index.name(member)
+        if status == Status.NO_MEMORY:
+            return MemoryError(f"{source.name}: member {name!r}: no memory to decode it")
+        if status == Status.READ_FAILED:
+            return SourceError(
+                f"reading failed: {os.strerror(error)}", archive=source.name, member=name
+            )
+        kind, reason = _ERRORS[Status(status)]
+        if kind is CorruptArchiveError:
+            change = source.change()
+            if change is not None:
+                return ArchiveChangedError(
+                    f"the file is not the one that was indexed: {change}; open it again",
+                    archive=source.name,
+                    member=name,
+                )
+        codec = int(self.index["codec"][member])
+        text = reason.format(
+            size=self.index["size"][member],
+            compressed_size=self.index["compressed_size"][member],
+            offset=self.index["offset"][member],
+            crc32=self.index["crc32"][member],
+            codec=codec,
+            method=METHODS.get(codec, "not assigned"),
+        )
+        return kind(text, archive=source.name, member=name)
+
+    def _room(self, members: MemberIds, out: _Bytes | None) -> tuple[_Bytes, MemberIds]:
+        """Allocate or check the memory of a batch, once all of its members may be read."""
+        offsets = np.empty(len(members) + 1, np.int64)
+        refused = self._native.offsets(members, offsets)
+        if refused is not None:
+            raise self.error(refused[1], refused[2], refused[3])
+        total = int(offsets[-1])
+        if out is None:
+            return empty_bytes(total), offsets
+        if out.size < total:
+            raise ValueError(f"out has {out.size} bytes, and the batch needs {total}")
+        return out[:total], offsets
+
+    def _fetch(self, members: MemberIds) -> list[memoryview | None] | None:
+        """Read what native code cannot read by itself."""
+        if not self._has_foreign:
+            return None
+        fetched: list[memoryview | None] = []
+        for place in self._native.ranges(members):
+            if place is None or self.sources[place[0]].is_native:
+                fetched.append(None)
+                continue
+            source, begin, end = place
+            try:
+                fetched.append(memoryview(self.sources[source].read_at(begin, end - begin)))
+            except OSError as error:
+                raise SourceError(
+                    f"reading bytes {begin} to {end} failed: {error}",
+                    archive=self.sources[source].name,
+                ) from error
+        return fetched
+
+    def _settle(
+        self,
+        failures: Sequence[_Failure],
+        fetched: list[memoryview | None] | None,
+        place: Callable[[int, bytes], object],
+        errors: dict[int, Exception] | None = None,
+    ) -> None:
+        """Decode what native code leaves to Python; raise for the first bad member, or collect them all."""
+        for position, member, status, error in failures:
+            try:
+                if status != Status.NOT_NATIVE:
+                    raise self.error(member, status, error)
+                place(position, self._fall_back(member, fetched[position] if fetched else None))
+            except (ArchiveError, MemoryError) as bad:
+                if errors is None:
+                    raise
+                errors[position] = bad
+
+    def _fall_back(self, member: int, fetched: memoryview | None) -> bytes:
+        payload = self._native.payload(member, fetched)
+        if not isinstance(payload, bytes):
+            raise self.error(member, *payload)
+        data = decode(
+            int(self.index["codec"][member]),
+            payload,
+            int(self.index["size"][member]),
+            int(self.index["crc32"][member]) if self.verify else None,
+            self.limits.max_window_bytes,
+        )
+        if isinstance(data, Status):
+            raise self.error(member, data, 0)
+        return data
+
+
+class PendingMembers:
+    """A batch under way: its memory, and how to finish it."""
+
+    def __init__(
+        self,
+        pending: PendingRead,
+        data: _Bytes,
+        offsets: MemberIds,
+        settle: Callable[[Sequence[_Failure]], None],
+    ) -> None:
+        self._pending = pending
+        self._settle = settle
+        self.data = data
+        self.offsets = offsets
+
+    def done(self) -> bool:
+        """Whether `wait` returns without waiting for threads."""
+        return self._pending.done()
+
+    def wait(self) -> None:
+        """Wait for the batch; raises for the first member that is bad."""
+        self._settle(self._pending.wait())
+
+
+def _placer(data: _Bytes, offsets: MemberIds) -> Callable[[int, bytes], None]:
+    def place(position: int, decoded: bytes) -> None:
+        data[offsets[position] : offsets[position + 1]] = np.frombuffer(decoded, np.uint8)
+
+    return place
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,88 @@
+"""A file of the operating system."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+
+from archivestream.sources.base import Source
+
+__all__ = ["LocalSource"]
+
+
+class LocalSource(Source):
+    """A regular file, read by offset: nothing is shared that a fork or a thread could disturb.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file. It is held open until the source is closed or forgotten.
+
+    Raises
+    ------
+    OSError
+        `FileNotFoundError`, `IsADirectoryError`, `PermissionError` and the like, as `open` raises them.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self.name = os.fspath(path)
+        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        # A FIFO would block here until somebody writes to it.
+        self.descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+        self._lock = threading.Lock()
+        self._opened = os.fstat(self.descriptor)
+        if not stat.S_ISREG(self._opened.st_mode):
+            self.close()
+            code = errno.EISDIR if stat.S_ISDIR(self._opened.st_mode) else errno.ESPIPE
+            raise OSError(code, os.strerror(code), self.name)
+        self.size = self._opened.st_size
+
+    def readinto_at(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from an offset; return how many bytes there were."""
+        done = 0
+        while done < len(buffer):
+            if hasattr(os, "preadv"):
+                got = os.preadv(self.descriptor, [buffer[done : done + (1 << 30)]], offset + done)
+            else:
+                data = self._pread(min(len(buffer) - done, 1 << 30), offset + done)
+                got = len(data)
+                buffer[done : done + got] = data
+            if got == 0:
+                break
+            done += got
+        return done
+
+    def _pread(self, size: int, offset: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self.descriptor, size, offset)
+        with self._lock:  # Windows: the position belongs to the descriptor
+            os.lseek(self.descriptor, offset, os.SEEK_SET)
+            return os.read(self.descriptor, size)
+
+    def change(self) -> str | None:
+        """Say how the file differs from when it was opened: what is open, and what stands at its path."""
+        before, now = self._opened, os.fstat(self.descriptor)
+        if now.st_size != before.st_size:
+            return f"its size went from {before.st_size} to {now.st_size} bytes"
+        if now.st_mtime_ns != before.st_mtime_ns:
+            return "it was written to"
+        try:
+            there = os.stat(self.path)
+        except OSError:
+            return None  # deleted: what is open is still whole
+        if (there.st_dev, there.st_ino) != (before.st_dev, before.st_ino):
+            return "another file stands at its path now"
+        return None
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        if getattr(self, "descriptor", -1) >= 0:
+            self.close()

@@ -1,0 +1,83 @@
+"""Bytes in memory, and file objects of Python."""
+
+from __future__ import annotations
+
+import io
+import threading
+from typing import Any, BinaryIO
+
+from archivestream.sources.base import Source
+
+__all__ = ["FileObjectSource", "MemorySource"]
+
+
+class MemorySource(Source):
+    """An archive that is in memory already; nothing is copied.
+
+    Parameters
+    ----------
+    data : bytes-like
+        The whole archive. It must not change while the source is used.
+    """
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self.name = f"<{len(memoryview(data).cast('B'))} bytes>"
+        self.memory = memoryview(data).cast("B")
+        self.size = len(self.memory)
+
+    def readinto_at(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from an offset; return how many bytes there were."""
+        assert self.memory is not None
+        data = self.memory[offset : offset + len(buffer)]
+        buffer[: len(data)] = data
+        return len(data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MemorySource, (bytes(self.memory or b""),)
+
+
+class FileObjectSource(Source):
+    """A seekable binary file object: one read at a time, under a lock.
+
+    Parameters
+    ----------
+    file : file object
+        Must offer ``read``, ``seek`` and ``tell``, in binary mode. It stays open when the source is closed, and
+        belongs to its maker.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be read, is in text mode, or is not seekable.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        if isinstance(file, io.TextIOBase):
+            raise TypeError(f"{file!r} is in text mode; open it with mode 'rb'")
+        if not (hasattr(file, "read") and hasattr(file, "seek")):
+            raise TypeError(f"{type(file).__name__} is neither a path nor a binary file object")
+        if hasattr(file, "seekable") and not file.seekable():
+            raise TypeError(f"{file!r} is not seekable; read it into memory and pass the bytes")
+        self.name = str(getattr(file, "name", f"<{type(file).__name__}>"))
+        self._file = file
+        self._lock = threading.Lock()
+        self.size = file.seek(0, io.SEEK_END)
+
+    def readinto_at(self, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from an offset; return how many bytes there were."""
+        done = 0
+        with self._lock:
+            self._file.seek(offset)
+            while done < len(buffer):
+                data = self._file.read(len(buffer) - done)
+                if not data:
+                    break
+                buffer[done : done + len(data)] = data
+                done += len(data)
+        return done
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            f"an archive opened from a file object ({self.name}) cannot be sent to another process; "
+            "open it by its path, or from bytes"
+        )
