@@ -302,6 +302,47 @@ class Names(Sequence[str]):
             for start, stop in zip(bounds, bounds[1:], strict=False):
                 yield text[start:stop].decode()
 
+    def startswith(self, prefix: str) -> NDArray[np.bool_]:
+        """Say of each name whether it begins with a prefix: a mask for `Archive.select`."""
+        begin, end = self._bounds()
+        names = self._archive._index["names"]
+        wanted = prefix.encode()
+        fits = end - begin >= len(wanted)
+        for place, byte in enumerate(wanted):
+            chosen = np.flatnonzero(fits)
+            fits[chosen] = names[begin[chosen] + place] == byte
+        return fits
+
+    def endswith(self, suffixes: str | tuple[str, ...], *, ignore_case: bool = False) -> NDArray[np.bool_]:
+        """Say of each name whether it ends with one of some suffixes: a mask for `Archive.select`.
+
+        Parameters
+        ----------
+        suffixes : str or tuple of str
+            As for `str.endswith`.
+        ignore_case : bool
+            Take ASCII letters of either case as the same.
+        """
+        begin, end = self._bounds()
+        names = self._archive._index["names"]
+        found = np.zeros(len(end), np.bool_)
+        for suffix in (suffixes,) if isinstance(suffixes, str) else suffixes:
+            fits = end - begin >= len(suffix.encode())
+            for back, byte in enumerate(reversed(suffix.encode()), 1):
+                chosen = np.flatnonzero(fits)
+                there = names[end[chosen] - back]
+                fits[chosen] = there == byte
+                if ignore_case and chr(byte).isalpha():
+                    fits[chosen] |= there == byte ^ 0x20
+            found |= fits
+        return found
+
+    def _bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where each name begins and ends in the column of names."""
+        ids = slice(None) if self._archive._ids is None else self._archive._ids
+        offsets = self._archive._index["name_offset"]
+        return offsets[:-1][ids].astype(np.int64), offsets[1:][ids].astype(np.int64)
+
     def __repr__(self) -> str:
         return f"<names of {len(self)} members>"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import math
+import struct
 import warnings
 from typing import Any
 
@@ -26,7 +29,7 @@ def read_arrays(
     first = int(members[0])
     shape, order, dtype, prefix = _read_header(reader, first)
     stored_shape = shape[::-1] if order else shape
-    size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    size = dtype.itemsize * math.prod(shape)
     if len(prefix) + size != int(reader.index["size"][first]):
         raise CorruptArchiveError(
             f"its header describes {size} bytes of array, and it holds "
@@ -61,20 +64,51 @@ def _read_header(
 ) -> tuple[tuple[int, ...], bool, np.dtype[Any], bytes]:
     """Return shape, Fortran order, type and the bytes of the header of a member."""
     data = reader.read(member)
-    stream = io.BytesIO(data)
     where = {"archive": reader.archive_name(member), "member": reader.index.name(member)}
+    prefix = _prefix(data, **where)
+    shape, order, dtype = _parse(prefix, **where)
+    return shape, order and len(shape) > 1, dtype, prefix
+
+
+def _prefix(data: bytes | memoryview, archive: str | None, member: str | None) -> bytes:
+    """Cut off everything before the array: magic string, version, length and text of the header."""
+    head = bytes(data[:12])
+    size = struct.unpack_from("<H" if head[6:7] == b"\1" else "<L", head.ljust(12, b"\0"), 8)[0]
+    end = (10 if head[6:7] == b"\1" else 12) + size
+    if head[:6] != b"\x93NUMPY" or not 1 <= head[6] <= 3 or end > len(data):
+        raise CorruptArchiveError("it is no .npy file", archive=archive, member=member)
+    return bytes(data[:end])
+
+
+def _parse(
+    prefix: bytes, archive: str | None, member: str | None
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
-        version = np.lib.format.read_magic(stream)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # headers of Python 2
-            shape, order, dtype = np.lib.format._read_array_header(stream, version)  # type: ignore[attr-defined]
+        shape, order, dtype = _parse_header(prefix)
     except ValueError as error:
-        raise CorruptArchiveError(f"it is no .npy file: {error}", **where) from error
+        raise CorruptArchiveError(
+            f"it is no .npy file: {error}", archive=archive, member=member
+        ) from error
     if dtype.hasobject:
         raise UnsupportedFeatureError(
-            "its array holds Python objects, which would have to be unpickled; that is not safe", **where
+            "its array holds Python objects, which would have to be unpickled; that is not safe",
+            archive=archive,
+            member=member,
         )
-    return shape, order and len(shape) > 1, dtype, data[: stream.tell()]
+    return shape, order, dtype
+
+
+@functools.lru_cache(maxsize=64)  # the members of a data set mostly have the same
+def _parse_header(prefix: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    stream = io.BytesIO(prefix)
+    major, _ = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # headers that Python 2 wrote
+        shape, order, dtype = read(stream)
+    if any(n < 0 for n in shape):
+        raise ValueError(f"the shape is {shape}")
+    return shape, order, dtype
 
 
 def _copy_each(
@@ -93,17 +127,24 @@ def _copy_each(
 
 
 def decode_array(data: bytes | memoryview, archive: str | None, member: str | None) -> NDArray[Any]:
-    """Decode the bytes of one ``.npy`` file; objects are refused.
+    """Decode the bytes of one ``.npy`` file to a new array.
 
     Raises
     ------
     CorruptArchiveError
-        If it is no such file.
+        If it is no such file, or holds more or fewer bytes than its shape takes.
+    UnsupportedFeatureError
+        If it holds Python objects.
     """
-    try:
-        array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    prefix = _prefix(data, archive, member)
+    shape, order, dtype = _parse(prefix, archive, member)
+    count = math.prod(shape)
+    if len(data) - len(prefix) != count * dtype.itemsize:
         raise CorruptArchiveError(
-            f"it is no .npy file, or holds objects: {error}", archive=archive, member=member
-        ) from error
-    return array
+            f"its header describes {count * dtype.itemsize} bytes of array, and it holds "
+            f"{len(data) - len(prefix)}",
+            archive=archive,
+            member=member,
+        )
+    flat = np.frombuffer(data, dtype, count, len(prefix)) if count * dtype.itemsize else np.empty(count, dtype)
+    return flat.reshape(shape, order="F" if order else "C").copy("K")
