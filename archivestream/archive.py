@@ -113,7 +113,9 @@ def open(  # noqa: A001  # the name that users type: archivestream.open
             for source in sources
         ]
         index = Index.concatenate(parts)
-        reader = MemberReader(index, sources, limits=limits, verify=verify, threads=threads)
+        reader = MemberReader(
+            index, sources, limits=limits, verify=verify, strict=strict, threads=threads
+        )
     except BaseException:
         for source in sources:
             source.close()
@@ -181,7 +183,7 @@ def _reopen(places: list[str | Source], options: dict[str, Any], fingerprint: st
         raise ArchiveChangedError(
             "the file is not the one that was pickled; open it again", archive=sources[0].name
         )
-    settings = {name: options[name] for name in ("limits", "verify", "threads")}
+    settings = {name: options[name] for name in ("limits", "verify", "strict", "threads")}
     return _Shared(MemberReader(index, sources, **settings), options)
 
 

@@ -70,7 +70,7 @@ FALLBACKS: Mapping[int, Callable[[bytes, int, int], tuple[Decompressor, int]]] =
 
 
 def decode(
-    codec: int, data: bytes, size: int, checksum: int | None, max_window: int
+    codec: int, data: bytes, size: int, checksum: int | None, *, strict: bool, max_window: int
 ) -> bytes | Status:
     """Decode one block: its bytes, or what is wrong with it.
 
@@ -84,15 +84,19 @@ def decode(
         How many bytes it must hold.
     checksum : int or None
         Their CRC-32; None leaves it unchecked.
+    strict : bool
+        Refuse bytes after the end of the stream.
     max_window : int
         Most memory for a dictionary, in bytes.
     """
+    # An LZMA stream may end without a mark (APPNOTE 4.4.4, bit 1): then it is the size that ends it, and what a
+    # decoder makes of the rest is noise. The others end themselves, so one byte more can be asked for.
+    room = size if codec == LZMA else size + 1
     try:
         decompressor, start = FALLBACKS[codec](data[:9], size, max_window)
-        decoded = decompressor.decompress(data[start:], size + 1)
-        # An LZMA stream may end without a mark: then it is the size that ends it.
-        while len(decoded) <= size and not decompressor.eof and not decompressor.needs_input:
-            more = decompressor.decompress(b"", size + 1 - len(decoded))
+        decoded = decompressor.decompress(data[start:], room) if room else b""
+        while len(decoded) < room and not decompressor.eof and not decompressor.needs_input:
+            more = decompressor.decompress(b"", room - len(decoded))
             if not more:
                 break
             decoded += more
@@ -102,11 +106,11 @@ def decode(
         return Status.OVER_LIMIT
     except lzma.LZMAError as error:
         return Status.OVER_LIMIT if "limit" in str(error) else Status.BAD_DATA
-    except (OSError, EOFError):
+    except (OSError, EOFError, ValueError):
         return Status.BAD_DATA
     if len(decoded) != size:
         return Status.TOO_FEW_BYTES if len(decoded) < size else Status.TOO_MANY_BYTES
-    if decompressor.unused_data:
+    if strict and decompressor.eof and decompressor.unused_data:
         return Status.TRAILING_BYTES
     if not decompressor.eof and codec != LZMA:
         return Status.BAD_DATA

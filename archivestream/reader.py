@@ -113,6 +113,8 @@ class MemberReader:
         What may be read.
     verify : bool
         Whether checksums are checked.
+    strict : bool
+        Whether bytes after the end of a compressed stream are an error.
     threads : int or None
         Threads that work on one batch; None for as many as there are processors.
 
@@ -126,12 +128,14 @@ class MemberReader:
         *,
         limits: Limits,
         verify: bool,
+        strict: bool,
         threads: int | None,
     ) -> None:
         self.index = index
         self.sources = tuple(sources)
         self.limits = limits
         self.verify = verify
+        self.strict = strict
         self.threads = threads or _processors()
         self._native = Reader(
             index.columns,
@@ -144,6 +148,7 @@ class MemberReader:
             threads=self.threads,
             largest=limits.max_member_bytes,
             verify=verify,
+            strict=strict,
             allow_overlap=limits.allow_overlap,
         )
         self._read = self._native.read
@@ -314,7 +319,8 @@ class MemberReader:
             payload,
             int(self.index["size"][member]),
             int(self.index["crc32"][member]) if self.verify else None,
-            self.limits.max_window_bytes,
+            strict=self.strict,
+            max_window=self.limits.max_window_bytes,
         )
         if isinstance(data, Status):
             raise self.error(member, data, 0)

@@ -35,6 +35,7 @@ cdef struct Columns:
     uint32_t *spans             # how far the data of a block lie behind its local header; 0: not read yet
     uint64_t largest            # limit on the size of a member
     bint verify
+    bint strict                 # compressed bytes after the end of a stream are an error
     bint allow_overlap
 
 

@@ -14,7 +14,7 @@ from libcpp.pair cimport pair
 
 from archivestream._native.codecs cimport (
     BAD_CHECKSUM, BAD_NAME, ENCRYPTED, IMPOSSIBLE_SIZE, NO_MEMORY, NOT_NATIVE, NOT_RUN, OK, OTHER_DISK,
-    OUT_OF_BOUNDS, OVERLAP, OVER_LIMIT, PATCHED, PREFIX_DIFFERS, READ_FAILED, STORED, TRUNCATED,
+    OUT_OF_BOUNDS, OVERLAP, OVER_LIMIT, PATCHED, PREFIX_DIFFERS, READ_FAILED, STORED, TRAILING_BYTES, TRUNCATED,
     UNSUPPORTED_METHOD, UNSUPPORTED_VERSION, crc32_of, decode, is_native, is_possible)
 from archivestream._native.codecs cimport BZIP2, LZMA, XZ
 from archivestream._native.zipscan cimport (
@@ -410,7 +410,12 @@ cdef Status decode_block(
         target = reserve_out(size)
         if target == NULL:
             return NO_MEMORY
-    status = decode(codec, data, data_size, target, size)
+    if size == 0 and data_size == 0:
+        status = OK     # declared empty, and with no stream to say so; zipfile reads it, too
+    else:
+        status = decode(codec, data, data_size, target, size)
+        if status == TRAILING_BYTES and not columns.strict:
+            status = OK
     if status == OK and columns.verify and crc32_of(0, target, size) != columns.crc32[task.block]:
         status = BAD_CHECKSUM
     if status == OK and skip and memcmp(target, plan.prefix, skip):

@@ -23,6 +23,7 @@ class Reader:
         threads: int,
         largest: int,
         verify: bool,
+        strict: bool,
         allow_overlap: bool,
     ) -> None: ...
     def read(self, block: int) -> bytes | tuple[int, int]: ...

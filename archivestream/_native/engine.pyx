@@ -157,6 +157,8 @@ cdef class Reader:
         Members above this size are refused.
     verify : bool
         Check the CRC-32 of every block.
+    strict : bool
+        Refuse a block with bytes after the end of its compressed stream.
     allow_overlap : bool
         Read blocks that run into others, too.
 
@@ -171,7 +173,7 @@ cdef class Reader:
 
     def __cinit__(
         self, dict columns, sources, const uint64_t[::1] first_block, object owner, *,
-        size_t threads, uint64_t largest, bint verify, bint allow_overlap,
+        size_t threads, uint64_t largest, bint verify, bint strict, bint allow_overlap,
     ):
         cdef Columns *c = &self.columns
         cdef Source *source
@@ -211,6 +213,7 @@ cdef class Reader:
             source += 1
         c.largest = largest
         c.verify = verify
+        c.strict = strict
         c.allow_overlap = allow_overlap
         self.threads = threads
 

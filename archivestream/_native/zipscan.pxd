@@ -16,7 +16,7 @@ cpdef enum MemberFlag:
     RAW_NAME_BIT = 0x08         # the name's bytes in the archive are in the table of raw names
     UTF8_BIT = 0x10             # general purpose bit 11, or a Unicode Path field
     BAD_NAME_BIT = 0x20         # bit 11, and not valid UTF-8
-    ALIAS_BIT = 0x40            # shares the local header of an earlier member of the same name
+    ALIAS_BIT = 0x40            # shares the local header of a later member of the same name
     VERSION_BIT = 0x80          # needs a version of the specification above 6.3
     OTHER_DISK_BIT = 0x100      # begins on another disk
     FORBIDDEN_BITS = 0x1E7      # any of those that make a member unreadable

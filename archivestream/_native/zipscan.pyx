@@ -63,7 +63,8 @@ cdef extern from *:
         }
         for (std::uint32_t i = begin; i < end; ++i) {
           successor[order[i]] = end < n ? order[end] : none;
-          if (i > begin && compare_names(order[i - 1], order[i]) == 0) flags[order[i]] |= alias;
+          // Look-up by name gives the last of several: that one may be read.
+          if (i + 1 < end && compare_names(order[i], order[i + 1]) == 0) flags[order[i]] |= alias;
         }
       }
     }

@@ -63,7 +63,6 @@ class Directory:
     start: int
     size: int
     count: int
-    count_bits: int  # how many bits of the count are to be trusted
     prefix: int  # what to add to the offsets in the directory
     disagreements: tuple[str, ...]  # what only strict mode minds
 
@@ -95,8 +94,10 @@ def read_index(
     index = Index(columns, data_end=[directory.start])
     if strict:
         disagreements = list(directory.disagreements)
-        if directory.count_bits == 16 and len(index) > 0xFFFF:
-            disagreements.append("there are more than 65,535 entries, and no ZIP64 record")
+        if directory.count != len(index):
+            disagreements.append(
+                f"the end record counts {directory.count} entries, and there are {len(index)}"
+            )
         zip_strict.check(source, index, directory.start, directory.size, disagreements)
     return index
 
@@ -127,18 +128,28 @@ def _find_directory(source: Source) -> Directory:
         disagreements.append(f"{len(record) - _END.size - comment} bytes follow the end of the archive")
     if _END_SIGNATURE in record[4:]:
         disagreements.append("there is a second end of central directory record in the comment")
-    end, count_bits = at, 16
+    end = at
     record64 = _find_end64(source, at, fields)
     if record64 is not None:
         end, values = record64
-        _, _, _, _, disk64, directory_disk64, count_here64, count64, size64, offset64 = values
-        pairs = ((disk, disk64, 0xFFFF), (directory_disk, directory_disk64, 0xFFFF))
-        pairs += ((count_here, count_here64, 0xFFFF), (count, count64, 0xFFFF))
-        pairs += ((size, size64, 0xFFFFFFFF), (offset, offset64, 0xFFFFFFFF))
-        if any(short not in (sentinel, long) for short, long, sentinel in pairs):
+        _, _, made_by, needed, disk64, directory_disk64, *rest = values
+        count_here64, count64, size64, offset64 = rest
+        if made_by & 0xFF > 63 or needed > 63:
+            disagreements.append("the ZIP64 end record is of a version that is not known")
+        if any(
+            short not in (sentinel, long)
+            for short, long, sentinel in (
+                (count_here, count_here64, 0xFFFF),
+                (count, count64, 0xFFFF),
+                (size, size64, 0xFFFFFFFF),
+                (offset, offset64, 0xFFFFFFFF),
+            )
+        ):
             disagreements.append("the end record and the ZIP64 end record disagree")
-        disk, directory_disk, count_here, count = disk64, directory_disk64, count_here64, count64
-        size, offset, count_bits = size64, offset64, 64
+        # A disk number that is no sentinel counts as it stands, whatever the ZIP64 record says.
+        disk = disk64 if disk == 0xFFFF else disk or disk64
+        directory_disk = directory_disk64 if directory_disk == 0xFFFF else directory_disk or directory_disk64
+        count_here, count, size, offset = count_here64, count64, size64, offset64
     if disk or directory_disk:
         raise UnsupportedFeatureError(
             "the archive spans several disks; join its parts first (zip -s 0)", archive=source.name
@@ -148,12 +159,12 @@ def _find_directory(source: Source) -> Directory:
     if size > end:
         raise corrupt("the central directory is larger than the file")
     start = end - size
-    if source.read_at(start, 4) not in (b"PK\1\2", b"PK\5\6", b"PK\6\6"):
+    if bytes(source.read_at(start, 4)) not in (b"PK\1\2", _END_SIGNATURE, _END64_SIGNATURE):
         raise corrupt(_FAULTS[Fault.BAD_SIGNATURE])
     prefix = start - offset
     if record64 is not None and not 0 <= prefix == end - _offset_of_end64(source, at):
         raise corrupt("the ZIP64 end record and its locator contradict each other")
-    return Directory(start, size, count, count_bits, prefix, tuple(disagreements))
+    return Directory(start, size, count, prefix, tuple(disagreements))
 
 
 def _offset_of_end64(source: Source, end: int) -> int:
@@ -175,13 +186,16 @@ def _find_end64(source: Source, end: int, fields: tuple[Any, ...]) -> tuple[int,
         return None  # 0xFFFF entries are just that many; sizes are checked against the file
     _, record_disk, record_offset, disks = _LOCATOR.unpack(locator)
     # Where the locator says; or, with bytes in front of the archive that it does not count, right before it.
-    for place in (record_offset, at - _END64.size):
-        if not 0 <= place <= at - _END64.size:
-            continue
-        record = bytes(source.read_at(place, _END64.size))
-        if not record.startswith(_END64_SIGNATURE):
-            continue
-        values = _END64.unpack(record)
+    places = {record_offset, at - _END64.size}
+    found = [
+        (place, _END64.unpack(record))
+        for place in sorted(places)
+        if 0 <= place <= at - _END64.size
+        and (record := bytes(source.read_at(place, _END64.size))).startswith(_END64_SIGNATURE)
+    ]
+    if len(found) > 1:
+        raise CorruptArchiveError("there are two ZIP64 end records", archive=source.name)
+    for place, values in found:
         if at - place - 12 != values[1]:
             raise CorruptArchiveError(
                 "the ZIP64 end record does not reach to its locator", archive=source.name
@@ -235,7 +249,8 @@ def _scan(
         if progress is not None:
             progress(done, directory.size)
     # 16 bits count to 65,535; archives with more and no ZIP64 record exist, and hold the count modulo 65,536.
-    if (scanner.count - directory.count) % (1 << directory.count_bits):
+    # Readers at large look at no more bits of a ZIP64 count, either.
+    if (scanner.count - directory.count) & 0xFFFF:
         raise CorruptArchiveError(
             f"the end record counts {directory.count} entries, and the central directory holds {scanner.count}",
             archive=source.name,

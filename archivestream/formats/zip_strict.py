@@ -21,13 +21,17 @@ __all__ = ["check"]
 
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
-_ZIP64, _UNICODE_PATH, _UNICODE_COMMENT = 0x0001, 0x7075, 0x6375
+_ZIP64, _UNICODE_PATH = 0x0001, 0x7075
 _SENTINEL = 0xFFFFFFFF
 _ENCRYPTED, _DESCRIPTOR, _UTF8, _MASKED = 0x0001, 0x0008, 0x0800, 0x2000
 # 4.4.4: bits 7 to 10 are unused; bits 12, 14 and 15 are reserved.
 _RESERVED_FLAGS = 0xD780
-# 4.4.4: bits 1 and 2 are the level of the compressor, of no consequence.
-_LEVEL_FLAGS = 0x0006
+# 4.4.4: bits 1 and 2 are the level of the compressor, of no consequence; bit 3 concerns the local header alone.
+_FREE_FLAGS = 0x000E
+
+
+# 4.4.3.2: the version that each method needs, where that is above 4.5, which ZIP64 needs.
+_VERSIONS = {12: 46, 14: 63, 93: 63, 95: 63, 98: 63}
 
 
 class _Contradiction(Exception):
@@ -66,13 +70,15 @@ def check(
     """
     if disagreements:
         raise CorruptArchiveError(f"strict: {disagreements[0]}", archive=source.name)
+    ends = []
     for member, record in enumerate(_central_records(source, start, size)):
         try:
-            _check_member(source, index, member, record, start)
+            ends.append(_check_member(source, index, member, record, start))
         except _Contradiction as error:
             raise CorruptArchiveError(
                 f"strict: {error}", archive=source.name, member=index.name(member)
             ) from None
+    _check_gaps(source, index, ends, start)
     if index.table.duplicates:
         raise CorruptArchiveError(
             "strict: two members have this name",
@@ -98,15 +104,29 @@ def _central_records(source: Source, start: int, size: int) -> Iterator[bytes]:
         at += length
 
 
-def _check_member(source: Source, index: Index, member: int, record: bytes, data_end: int) -> None:
+def _check_gaps(source: Source, index: Index, ends: Sequence[int], data_end: int) -> None:
+    """See that between the members, and before the first, there is no member that the directory does not list."""
+    offsets = index["offset"].tolist()
+    begin = 0
+    for offset, end in sorted([*zip(offsets, ends, strict=True), (data_end, data_end)]):
+        if offset - begin >= _LOCAL.size and source.read_at(begin, 4) == b"PK\3\4":
+            raise CorruptArchiveError(
+                f"strict: at offset {begin} there is a member that the central directory does not list",
+                archive=source.name,
+            )
+        begin = max(begin, end)
+
+
+def _check_member(source: Source, index: Index, member: int, record: bytes, data_end: int) -> int:
+    """Check one member, and return where it ends in the file."""
     fields = _CENTRAL.unpack_from(record)
     made_by, needed, flags, method, time, date, crc, compressed_size, size = fields[1:10]
     name_length, extra_length, _, disk, internal, _, offset = fields[10:]
     name = record[_CENTRAL.size : _CENTRAL.size + name_length]
     extra = record[_CENTRAL.size + name_length :][:extra_length]
     central = _Header(needed, flags, method, time, date, crc, compressed_size, size, name, extra)
-    if needed > 63:
-        raise _Contradiction(f"it needs version {needed / 10} of the specification")
+    if needed & 0xFF > (63 if flags & _ENCRYPTED else _VERSIONS.get(method, 45)):
+        raise _Contradiction(f"it asks for version {(needed & 0xFF) / 10} of the specification")
     if disk not in (0, 0xFFFF):
         raise _Contradiction(f"it begins on disk {disk}")
     if flags & _RESERVED_FLAGS:
@@ -117,23 +137,16 @@ def _check_member(source: Source, index: Index, member: int, record: bytes, data
     real_size = int(index["size"][member])
     if name.endswith(b"/") and real_size:
         raise _Contradiction("it is a directory, and has contents")
-    fields_by_id = _check_extra(extra, name, "central directory")
-    unneeded = _ZIP64 in fields_by_id and _SENTINEL not in (compressed_size, size, offset)
-    if unneeded and len(fields_by_id[_ZIP64]) not in (0, 8, 16, 24, 28):
-        raise _Contradiction("its ZIP64 extra field has a length that no such field has")
-    if _ZIP64 in fields_by_id and not unneeded:
-        wanted = 8 * sum(value == _SENTINEL for value in (compressed_size, size, offset))
-        if len(fields_by_id[_ZIP64]) < wanted:
-            raise _Contradiction("its ZIP64 extra field is too short")
-    _check_local(source, index, member, central, data_end)
+    fields = _check_extra(extra, name, "central")
+    if _unicode_path(fields, name) is None and b"\0" in name:
+        raise _Contradiction("its name contains a NUL")
+    return _check_local(source, index, member, central, data_end)
 
 
 def _check_name(name: str, raw: bytes, flags: int) -> None:
     parts = name.split("/")
     if not raw or name in (".", ".."):
         raise _Contradiction("its name is empty or refers to a directory itself")
-    if b"\0" in raw:
-        raise _Contradiction("its name contains a NUL")
     if any(unicodedata.category(c) in ("Cc", "Cf") for c in name):
         raise _Contradiction("its name contains a control character")
     if name.startswith("/") or "\\" in name or name[1:2] == ":":
@@ -147,60 +160,78 @@ def _check_name(name: str, raw: bytes, flags: int) -> None:
             raise _Contradiction("its name is not UTF-8, though its header says so") from None
 
 
-def _check_extra(extra: bytes, name: bytes, where: str) -> dict[int, bytes]:
-    """Walk the extra fields (4.5.1): whole, and none twice."""
-    fields: dict[int, bytes] = {}
+def _check_extra(extra: bytes, name: bytes, where: str) -> list[tuple[int, bytes]]:
+    """Walk the extra fields (4.5.1): (id, data) of each, which must be whole."""
+    fields: list[tuple[int, bytes]] = []
     at = 0
     while len(extra) - at >= 4:
         kind, length = struct.unpack_from("<2H", extra, at)
         if len(extra) - at - 4 < length:
             raise _Contradiction(f"an extra field in its {where} header runs past the end")
-        if kind in fields and kind in (_ZIP64, _UNICODE_PATH, _UNICODE_COMMENT):
-            raise _Contradiction(f"an extra field ({kind:#06x}) stands twice in its {where} header")
-        fields[kind] = extra[at + 4 : at + 4 + length]
+        fields.append((kind, extra[at + 4 : at + 4 + length]))
         at += 4 + length
-    if len(extra) - at > 3:
-        raise _Contradiction(f"stray bytes follow the extra fields of its {where} header")
-    path = fields.get(_UNICODE_PATH)
-    if path is not None and len(path) >= 5 and path[0] == 1:
-        if int.from_bytes(path[1:5], "little") == zlib.crc32(name):
-            text = path[5:]
-            if not text or b"\0" in text:
-                raise _Contradiction(f"the Unicode Path field of its {where} header holds no name")
-            if name.isascii() and text != name:
-                raise _Contradiction(f"the Unicode Path field of its {where} header renames an ASCII name")
+    if sum(kind == _ZIP64 for kind, _ in fields) > 1:
+        raise _Contradiction(f"there are two ZIP64 fields in its {where} header")
     return fields
 
 
-def _check_local(source: Source, index: Index, member: int, central: _Header, data_end: int) -> None:
+def _zip64(fields: Sequence[tuple[int, bytes]]) -> bytes:
+    """The first ZIP64 field (4.5.3), or nothing."""
+    return next((data for kind, data in fields if kind == _ZIP64), b"")
+
+
+def _unicode_path(fields: Sequence[tuple[int, bytes]], name: bytes) -> bytes | None:
+    """The name in the Unicode Path field (4.6.9), if there is a valid one; two are one too many."""
+    valid = [
+        data[5:]
+        for kind, data in fields
+        if kind == _UNICODE_PATH
+        and len(data) > 5
+        and data[0] == 1
+        and int.from_bytes(data[1:5], "little") == zlib.crc32(name)
+    ]
+    if len(valid) > 1:
+        raise _Contradiction("it has two Unicode Path fields")
+    if valid and b"\0" in valid[0]:
+        raise _Contradiction("its Unicode Path contains a NUL")
+    return valid[0] if valid else None
+
+
+def _check_local(source: Source, index: Index, member: int, central: _Header, data_end: int) -> int:
+    """Compare a local header with the central one, and return where the member ends in the file."""
     offset = int(index["offset"][member])
     head = bytes(source.read_at(offset, _LOCAL.size)) if offset < data_end else b""
     if len(head) < _LOCAL.size or head[:4] != b"PK\3\4":
         raise _Contradiction("its local header is not where the central directory says")
-    _, *numbers, name_length, extra_length = _LOCAL.unpack(head)
+    _, version, flags, method, time, date, crc, compressed_size, size, *lengths = _LOCAL.unpack(head)
+    name_length, extra_length = lengths
     rest = bytes(source.read_at(offset + _LOCAL.size, name_length + extra_length))
-    local = _Header(*numbers, rest[:name_length], rest[name_length:])
+    name, extra = rest[:name_length], rest[name_length:]
+    local = _Header(version, flags, method, time, date, crc, compressed_size, size, name, extra)
     if local.name != central.name:
         raise _Contradiction(f"its local header names it {local.name!r}")
     fields = _check_extra(local.extra, local.name, "local")
+    if _unicode_path(fields, name) != _unicode_path(_check_extra(central.extra, name, "central"), name):
+        raise _Contradiction("its local and central header differ in their Unicode Path")
+    # 4.4.3.2: a central header may ask for a later version than the local one, for its ZIP64 fields.
+    if version > central.version or central.version > max(version, 45):
+        raise _Contradiction(f"version {version} in its local header, {central.version} in the central directory")
     for what, here, there in (
-        ("version", local.version, central.version),
-        ("flags", local.flags & ~_LEVEL_FLAGS, central.flags & ~_LEVEL_FLAGS),
+        ("flags", flags & ~_FREE_FLAGS, central.flags & ~_FREE_FLAGS),
         ("compression method", local.method, central.method),
         ("time", local.time, central.time),
         ("date", local.date, central.date),
     ):
-        # 4.4.3.2: a central header may ask for a later version than the local one, for its ZIP64 fields.
-        if here != there and not (what == "version" and here <= max(there, 45) and there <= max(here, 45)):
+        if here != there:
             raise _Contradiction(f"{what} {here} in its local header, {there} in the central directory")
-    crc, size, compressed_size = local.crc32, local.size, local.compressed_size
-    if size == _SENTINEL or compressed_size == _SENTINEL:
-        # 4.5.3: in a local header both sizes are there.
-        zip64 = fields.get(_ZIP64, b"")
+    if _SENTINEL in (size, compressed_size):
+        # 4.5.3: a local header must hold both sizes, though some writers put in only what they need.
+        zip64 = _zip64(fields)
         if len(zip64) >= 16:
             size, compressed_size = struct.unpack_from("<2Q", zip64)
-        elif len(zip64) >= 8 and size == _SENTINEL and compressed_size != _SENTINEL:
-            size = struct.unpack_from("<Q", zip64)[0]
+        elif len(zip64) >= 8 and (size == _SENTINEL) != (compressed_size == _SENTINEL):
+            value = struct.unpack_from("<Q", zip64)[0]
+            size, compressed_size = (value, compressed_size) if size == _SENTINEL else (size, value)
         else:
             raise _Contradiction("the ZIP64 extra field of its local header is too short")
     expected = int(index["size"][member]), int(index["compressed_size"][member]), central.crc32
@@ -208,27 +239,28 @@ def _check_local(source: Source, index: Index, member: int, central: _Header, da
     end = data + expected[1]
     if end > data_end:
         raise _Contradiction("its data run into the central directory")
-    if local.flags & _MASKED:
-        return  # 4.4.4, bit 13: the values in the local header are masked
-    if not local.flags & _DESCRIPTOR:
+    if flags & _MASKED:
+        return end  # 4.4.4, bit 13: the values in the local header are masked
+    if not flags & _DESCRIPTOR:
         if (size, compressed_size, crc) != expected:
             raise _Contradiction("size or CRC-32 in its local header differ from the central directory")
-        return
+        return end
     # 4.4.4, bit 3: zeros here, or the values already.
     for here, there in zip((size, compressed_size, crc), expected, strict=True):
         if here not in (0, there):
             raise _Contradiction("size or CRC-32 in its local header differ from the central directory")
-    _check_descriptor(source, end, expected, data_end)
+    return end + _check_descriptor(source, end, expected, data_end)
 
 
-def _check_descriptor(source: Source, at: int, expected: tuple[int, int, int], data_end: int) -> None:
-    """Find the data descriptor (4.3.9) in one of its four forms."""
+def _check_descriptor(source: Source, at: int, expected: tuple[int, int, int], data_end: int) -> int:
+    """Find the data descriptor (4.3.9) in one of its four forms, and return its length."""
     size, compressed_size, crc = expected
     found = bytes(source.read_at(at, min(24, max(0, data_end - at))))
     for signature in (b"PK\7\x08", b""):
         for layout in ("<3L", "<L2Q"):
             if layout == "<3L" and max(size, compressed_size) > _SENTINEL:
                 continue
-            if found.startswith(signature + struct.pack(layout, crc, compressed_size, size)):
-                return
+            wanted = signature + struct.pack(layout, crc, compressed_size, size)
+            if found.startswith(wanted):
+                return len(wanted)
     raise _Contradiction("its data descriptor is missing, or differs from the central directory")
