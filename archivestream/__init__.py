@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from archivestream import deflate
 from archivestream._version import __version__
-from archivestream.archive import Archive, Batch, PendingBatch, VerifyReport, open
+from archivestream.archive import Archive, open
+from archivestream.batch import Batch, PendingBatch, VerifyReport
 from archivestream.errors import (
     ArchiveChangedError,
     ArchiveError,

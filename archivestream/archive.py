@@ -7,8 +7,8 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, overload
 
@@ -16,26 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archivestream import extraction, npy
-from archivestream._native.names import NameTable
-from archivestream.errors import (
-    ArchiveChangedError,
-    ArchiveError,
-    CorruptArchiveError,
-    MemberNotFoundError,
-)
+from archivestream.batch import Batch, PendingBatch, VerifyReport
+from archivestream.errors import ArchiveChangedError, ArchiveError
 from archivestream.formats import read_index
 from archivestream.index import Index
 from archivestream.limits import Limits
 from archivestream.member_io import open_member
 from archivestream.members import Member
 from archivestream.paths import expand
-from archivestream.reader import MemberIds, MemberReader, PendingMembers
+from archivestream.reader import MemberIds, MemberReader
+from archivestream.selection import Key, Keys, Names, Selection
 from archivestream.sources import FileObjectSource, LocalSource, MemorySource, Source
 
-__all__ = ["Archive", "Batch", "PendingBatch", "VerifyReport", "open"]
+__all__ = ["Archive", "Openable", "Progress", "open"]
 
-Key: TypeAlias = int | str | bytes | np.integer[Any]
-Keys: TypeAlias = Iterable[Key] | NDArray[np.integer[Any]]
 Progress: TypeAlias = Callable[[int, int], object]
 Openable: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
@@ -93,29 +87,10 @@ def open(  # noqa: A001  # the name that users type: archivestream.open
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
-    options = {
-        "strict": strict,
-        "threads": threads,
-        "verify": verify,
-        "limits": limits,
-        "metadata_encoding": metadata_encoding,
-    }
+    options = _Options(strict, threads, verify, limits, metadata_encoding)
     sources = _sources(path)
     try:
-        parts = [
-            read_index(
-                source,
-                strict=strict,
-                limits=limits,
-                metadata_encoding=metadata_encoding,
-                progress=progress,
-            )
-            for source in sources
-        ]
-        index = Index.concatenate(parts)
-        reader = MemberReader(
-            index, sources, limits=limits, verify=verify, strict=strict, threads=threads
-        )
+        reader = options.reader(sources, progress)
     except BaseException:
         for source in sources:
             source.close()
@@ -136,18 +111,48 @@ def _sources(path: Openable | Sequence[Openable]) -> list[Source]:
                 source.close()
             raise
         return opened
-    if isinstance(path, Sequence):
-        if not path:
-            raise ValueError("an empty list of archives")
-        return [source for one in path for source in _sources(one)]
-    return [FileObjectSource(path)]
+    if hasattr(path, "read"):
+        return [FileObjectSource(path)]
+    if not path:
+        raise ValueError("an empty list of archives")
+    return [source for one in path for source in _sources(one)]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How an archive was opened: what a pickle needs to open it again."""
+
+    strict: bool
+    threads: int | None
+    verify: bool
+    limits: Limits
+    metadata_encoding: str | None
+
+    def reader(self, sources: Sequence[Source], progress: Progress | None) -> MemberReader:
+        parts = [
+            read_index(
+                source,
+                strict=self.strict,
+                limits=self.limits,
+                metadata_encoding=self.metadata_encoding,
+                progress=progress,
+            )
+            for source in sources
+        ]
+        return MemberReader(
+            Index.concatenate(parts),
+            sources,
+            limits=self.limits,
+            verify=self.verify,
+            strict=self.strict,
+            threads=self.threads,
+        )
 
 
 class _Shared:
-    """What an archive and its views have in common."""
+    """What an archive and its views have in common: they are closed together."""
 
-    def __init__(self, reader: MemberReader, options: dict[str, Any]) -> None:
-        self.index = reader.index
+    def __init__(self, reader: MemberReader, options: _Options) -> None:
         self.options = options
         self.names = [source.name for source in reader.sources]
         self._reader: MemberReader | None = reader
@@ -167,186 +172,22 @@ class _Shared:
         self._reader = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        reader = self.reader
         places = [
-            source.path if isinstance(source, LocalSource) else source for source in reader.sources
+            source.path if isinstance(source, LocalSource) else source
+            for source in self.reader.sources
         ]
-        return _reopen, (places, self.options, self.index.fingerprint())
+        return _reopen, (places, self.options, self.reader.index.fingerprint())
 
 
-def _reopen(places: list[str | Source], options: dict[str, Any], fingerprint: str) -> _Shared:
+def _reopen(places: list[str | Source], options: _Options, fingerprint: str) -> _Shared:
     """Open the sources of a pickled archive in another process."""
     sources = [LocalSource(place) if isinstance(place, str) else place for place in places]
-    reading = {name: options[name] for name in ("strict", "limits", "metadata_encoding")}
-    index = Index.concatenate([read_index(s, progress=None, **reading) for s in sources])
-    if index.fingerprint() != fingerprint:
+    reader = options.reader(sources, None)
+    if reader.index.fingerprint() != fingerprint:
         raise ArchiveChangedError(
             "the file is not the one that was pickled; open it again", archive=sources[0].name
         )
-    settings = {name: options[name] for name in ("limits", "verify", "strict", "threads")}
-    return _Shared(MemberReader(index, sources, **settings), options)
-
-
-class Batch(Sequence[memoryview]):
-    """Members in one contiguous buffer.
-
-    Attributes
-    ----------
-    data : ndarray of uint8, shape (total,)
-        The bytes of all members, one after the other.
-    offsets : ndarray of int64, shape (n + 1,)
-        Where each member begins in `data`, and where the last one ends.
-    """
-
-    __slots__ = ("data", "offsets")
-
-    def __init__(self, data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
-        self.data = data
-        self.offsets = offsets
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @overload
-    def __getitem__(self, key: int) -> memoryview: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[memoryview]: ...
-    def __getitem__(self, key: int | slice) -> memoryview | list[memoryview]:
-        """Return the bytes of one member, or of a slice of them, without a copy."""
-        if isinstance(key, slice):
-            return [self[i] for i in range(*key.indices(len(self)))]
-        n = len(self)
-        if not -n <= key < n:
-            raise IndexError(f"member {key} of a batch of {n}")
-        begin, end = self.offsets[key % n : key % n + 2].tolist()
-        return memoryview(self.data)[begin:end]
-
-    def __repr__(self) -> str:
-        return f"<Batch of {len(self)} members, {self.data.size} bytes>"
-
-
-class PendingBatch:
-    """A batch that is read in the background. Made by `Archive.submit`; safe for any number of threads."""
-
-    def __init__(self, pending: PendingMembers) -> None:
-        self._pending = pending
-
-    def done(self) -> bool:
-        """Whether `result` would return without waiting for the threads."""
-        return self._pending.done()
-
-    def result(self) -> Batch:
-        """Wait for the batch and return it.
-
-        Raises
-        ------
-        ArchiveError
-            What `Archive.read_batch` raises, for the first member that is bad.
-        """
-        self._pending.wait()
-        return Batch(self._pending.data, self._pending.offsets)
-
-
-@dataclass
-class VerifyReport:
-    """What `Archive.verify` found.
-
-    Attributes
-    ----------
-    members, bytes : int
-        How many members were decoded, and how many bytes they hold.
-    seconds : float
-        How long it took.
-    errors : list of Exception
-        One for each bad member, in order; each names the archive and the member.
-    """
-
-    members: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    errors: list[Exception] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every member was good."""
-        return not self.errors
-
-
-class Names(Sequence[str]):
-    """The names of an archive, decoded as they are asked for."""
-
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
-
-    def __len__(self) -> int:
-        return len(self._archive)
-
-    @overload
-    def __getitem__(self, key: int) -> str: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[str]: ...
-    def __getitem__(self, key: int | slice) -> str | list[str]:
-        """Return one name, or the names of a slice."""
-        if isinstance(key, slice):
-            return [self[i] for i in range(*key.indices(len(self)))]
-        return self._archive._index.name(self._archive._member(key))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._archive
-
-    def __iter__(self) -> Iterator[str]:
-        index = self._archive._index
-        ids = self._archive._ids
-        for begin in range(0, len(self), 65536):
-            chosen = np.arange(begin, min(begin + 65536, len(self))) if ids is None else ids[begin : begin + 65536]
-            blob, offsets = index.select_names(chosen)
-            text, bounds = blob.tobytes(), offsets.tolist()
-            for start, stop in zip(bounds, bounds[1:], strict=False):
-                yield text[start:stop].decode()
-
-    def startswith(self, prefix: str) -> NDArray[np.bool_]:
-        """Say of each name whether it begins with a prefix: a mask for `Archive.select`."""
-        begin, end = self._bounds()
-        names = self._archive._index["names"]
-        wanted = prefix.encode()
-        fits = end - begin >= len(wanted)
-        for place, byte in enumerate(wanted):
-            chosen = np.flatnonzero(fits)
-            fits[chosen] = names[begin[chosen] + place] == byte
-        return fits
-
-    def endswith(self, suffixes: str | tuple[str, ...], *, ignore_case: bool = False) -> NDArray[np.bool_]:
-        """Say of each name whether it ends with one of some suffixes: a mask for `Archive.select`.
-
-        Parameters
-        ----------
-        suffixes : str or tuple of str
-            As for `str.endswith`.
-        ignore_case : bool
-            Take ASCII letters of either case as the same.
-        """
-        begin, end = self._bounds()
-        names = self._archive._index["names"]
-        found = np.zeros(len(end), np.bool_)
-        for suffix in (suffixes,) if isinstance(suffixes, str) else suffixes:
-            fits = end - begin >= len(suffix.encode())
-            for back, byte in enumerate(reversed(suffix.encode()), 1):
-                chosen = np.flatnonzero(fits)
-                there = names[end[chosen] - back]
-                fits[chosen] = there == byte
-                if ignore_case and chr(byte).isalpha():
-                    fits[chosen] |= there == byte ^ 0x20
-            found |= fits
-        return found
-
-    def _bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where each name begins and ends in the column of names."""
-        ids = slice(None) if self._archive._ids is None else self._archive._ids
-        offsets = self._archive._index["name_offset"]
-        return offsets[:-1][ids].astype(np.int64), offsets[1:][ids].astype(np.int64)
-
-    def __repr__(self) -> str:
-        return f"<names of {len(self)} members>"
+    return _Shared(reader, options)
 
 
 class Archive(Sequence[bytes]):
@@ -357,25 +198,23 @@ class Archive(Sequence[bytes]):
     there.
     """
 
-    def __init__(self, shared: _Shared, ids: MemberIds | None = None) -> None:
+    def __init__(self, shared: _Shared, selection: Selection | None = None) -> None:
         self._shared = shared
-        self._index = shared.index
-        self._ids = ids
-        self._view_table: NameTable | None = None
+        self._selection = selection or Selection(shared.reader.index, shared.names[0])
 
     def __repr__(self) -> str:
         names = self._shared.names
         what = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        view = "" if self._ids is None else f" of {len(self._index)}"
+        view = "" if self._selection.ids is None else f" of {len(self._selection.index)}"
         state = ", closed" if self._shared.closed else ""
         return f"<Archive {what}: {len(self)}{view} members{state}>"
 
     def __len__(self) -> int:
-        return len(self._index) if self._ids is None else len(self._ids)
+        return len(self._selection)
 
     def __contains__(self, key: object) -> bool:
         """Whether there is a member of that name."""
-        return isinstance(key, str | bytes) and self._position(key) >= 0
+        return isinstance(key, str | bytes) and self._selection.find(key) >= 0
 
     def __iter__(self) -> Iterator[bytes]:
         return (self.read(i) for i in range(len(self)))
@@ -388,7 +227,7 @@ class Archive(Sequence[bytes]):
         """Return the bytes of one member; a slice gives a view, as `select` does."""
         if isinstance(key, slice):
             return self.select(key)
-        return self._shared.reader.read(self._member(key))
+        return self._shared.reader.read(self._selection.member(key))
 
     def read(self, key: Key) -> bytes:
         """Return the bytes of one member, decoded on the calling thread.
@@ -414,7 +253,7 @@ class Archive(Sequence[bytes]):
         SourceError
             If reading the file failed.
         """
-        return self._shared.reader.read(self._member(key))
+        return self._shared.reader.read(self._selection.member(key))
 
     def read_many(self, keys: Keys) -> list[bytes]:
         """Return the bytes of some members, in the order of the keys: one native call, all threads.
@@ -429,7 +268,7 @@ class Archive(Sequence[bytes]):
         ArchiveError
             As `read`, for the first member that is bad.
         """
-        return self._shared.reader.read_many(self._members(keys))
+        return self._shared.reader.read_many(self._selection.members(keys))
 
     def read_batch(self, keys: Keys, out: Any = None) -> Batch:
         """Return the bytes of some members in one contiguous buffer: one native call, all threads.
@@ -449,7 +288,7 @@ class Archive(Sequence[bytes]):
         ArchiveError
             As `read`, for the first member that is bad; what `out` holds then is undefined.
         """
-        return Batch(*self._shared.reader.read_batch(self._members(keys), _as_bytes(out)))
+        return Batch(*self._shared.reader.read_batch(self._selection.members(keys), _as_bytes(out)))
 
     def submit(self, keys: Keys, out: Any = None) -> PendingBatch:
         """Begin a `read_batch` in the background and return at once.
@@ -457,7 +296,7 @@ class Archive(Sequence[bytes]):
         The batch keeps what it needs alive: the archive may be closed or dropped meanwhile. Dropping the batch
         waits for the members under way, and abandons the others.
         """
-        return PendingBatch(self._shared.reader.submit(self._members(keys), _as_bytes(out)))
+        return PendingBatch(self._shared.reader.submit(self._selection.members(keys), _as_bytes(out)))
 
     def read_arrays(
         self, keys: Keys, out: NDArray[Any] | None = None
@@ -484,7 +323,7 @@ class Archive(Sequence[bytes]):
         UnsupportedFeatureError
             If the arrays hold Python objects, which would have to be unpickled.
         """
-        return npy.read_arrays(self._shared.reader, self._members(keys), out)
+        return npy.read_arrays(self._shared.reader, self._selection.members(keys), out)
 
     def open_member(self, key: Key) -> io.BufferedReader:
         """Open a member as a seekable binary file.
@@ -494,20 +333,21 @@ class Archive(Sequence[bytes]):
         back decodes from the start again). The checksum of a large member is checked when it is read from
         start to end.
         """
-        return open_member(self._shared.reader, self._member(key))
+        return open_member(self._shared.reader, self._selection.member(key))
 
     @property
     def names(self) -> Names:
         """The names of all members, as a sequence: ``names[i]`` is the name of ``self[i]``."""
-        return Names(self)
+        return Names(self._selection)
 
     def info(self, key: Key) -> Member:
         """Return what the directory says of a member."""
-        member = self._member(key)
-        column = self._index.columns
-        position = member if self._ids is None else self._locate(key)
+        position = self._selection.position(key)
+        member = self._selection.member(position)
+        index = self._selection.index
+        column = index.columns
         return Member(
-            name=self._index.name(member),
+            name=index.name(member),
             position=position,
             size=int(column["size"][member]),
             compressed_size=int(column["compressed_size"][member]),
@@ -516,7 +356,7 @@ class Archive(Sequence[bytes]):
             offset=int(column["offset"][member]),
             timestamp=int(column["timestamp"][member]),
             attributes=int(column["attributes"][member]),
-            archive=self._shared.names[self._index.source_of(member)],
+            archive=self._shared.names[index.source_of(member)],
         )
 
     def namelist(self) -> list[str]:
@@ -559,8 +399,8 @@ class Archive(Sequence[bytes]):
         elif isinstance(keys, slice):
             places = np.arange(*keys.indices(len(self)), dtype=np.int64)
         else:
-            places = self._places(keys)
-        return Archive(self._shared, places if self._ids is None else self._ids[places])
+            places = self._selection.positions(keys)
+        return Archive(self._shared, self._selection.narrow(places))
 
     def verify(self, progress: Progress | None = None) -> VerifyReport:
         """Decode every member and check its checksum, keeping none; a bad one does not end it.
@@ -571,8 +411,8 @@ class Archive(Sequence[bytes]):
             Called with (bytes decoded, bytes in all).
         """
         reader = self._shared.reader
-        ids = np.arange(len(self), dtype=np.int64) if self._ids is None else self._ids
-        sizes = self._index["size"][ids].astype(np.int64)
+        ids = self._selection.rows(0, len(self))
+        sizes = reader.index["size"][ids].astype(np.int64)
         ends = np.cumsum(sizes)
         report = VerifyReport()
         started = time.perf_counter()
@@ -631,7 +471,7 @@ class Archive(Sequence[bytes]):
         ArchiveError
             For the first member that is bad, once all good ones are written.
         """
-        members = self._members(range(len(self)) if keys is None else keys).tolist()
+        members = self._selection.members(range(len(self)) if keys is None else keys).tolist()
         return extraction.extract(
             self._shared.reader, members, path, overwrite=overwrite, progress=progress
         )
@@ -646,73 +486,12 @@ class Archive(Sequence[bytes]):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # ---- from keys to rows of the index ------------------------------------------------------------------------
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._shared, self._selection.ids)
 
-    def _position(self, name: str | bytes) -> int:
-        """The position of a name in this archive or view, or -1."""
-        if self._ids is None:
-            return self._index.find(name)
-        if isinstance(name, bytes):
-            member = self._index.find(name)
-            places = np.flatnonzero(self._ids == member) if member >= 0 else ()
-            return int(places[-1]) if len(places) else -1
-        if self._view_table is None:
-            self._view_table = NameTable(*self._index.select_names(self._ids))
-        return self._view_table.find(name)
-
-    def _locate(self, key: Key) -> int:
-        """The position of a key; raises where there is none."""
-        if isinstance(key, str | bytes):
-            position = self._position(key)
-            if position < 0:
-                name = key if isinstance(key, str) else key.decode(errors="backslashreplace")
-                raise MemberNotFoundError(
-                    "there is no such member", archive=self._shared.names[0], member=name
-                )
-            return position
-        try:
-            position = key.__index__()
-        except AttributeError:
-            raise TypeError(f"a key is an int, a str or bytes, not {type(key).__name__}") from None
-        n = len(self)
-        if not -n <= position < n:
-            raise IndexError(f"member {position} of an archive of {n}")
-        return position if position >= 0 else position + n
-
-    def _member(self, key: Key) -> int:
-        """The row of a key in the index; raises where there is none."""
-        position = self._locate(key)
-        return position if self._ids is None else int(self._ids[position])
-
-    def _places(self, keys: Keys) -> MemberIds:
-        """The positions of some keys."""
-        n = len(self)
-        if isinstance(keys, str | bytes):
-            raise TypeError("keys are an iterable of keys; for one member use read()")
-        if isinstance(keys, range):
-            places = np.arange(keys.start, keys.stop, keys.step, dtype=np.int64)
-        else:
-            if not isinstance(keys, np.ndarray):
-                keys = keys if isinstance(keys, list) else list(keys)
-                if any(isinstance(key, str | bytes) for key in keys):
-                    return np.array([self._locate(key) for key in keys], np.int64)
-            array = np.asarray(keys)
-            if array.dtype == np.bool_:
-                if array.shape != (n,):
-                    raise IndexError(f"a mask of shape {array.shape} for an archive of {n}")
-                return np.flatnonzero(array)
-            if array.size and array.dtype.kind not in "iu":
-                raise TypeError(f"positions are integers, not {array.dtype}")
-            places = np.ascontiguousarray(array.reshape(-1), np.int64)
-        if len(places) and (places.min() < -n or places.max() >= n):
-            bad = next(place for place in places.tolist() if not -n <= place < n)
-            raise IndexError(f"member {bad} of an archive of {n}")
-        return np.where(places < 0, places + n, places) if len(places) and places.min() < 0 else places
-
-    def _members(self, keys: Keys) -> MemberIds:
-        """The rows of some keys in the index."""
-        places = self._places(keys)
-        return places if self._ids is None else np.ascontiguousarray(self._ids[places])
+def _restore(shared: _Shared, ids: MemberIds | None) -> Archive:
+    """Make an archive or a view anew where its pickle is loaded."""
+    return Archive(shared, Selection(shared.reader.index, shared.names[0], ids))
 
 
 def _as_bytes(out: Any) -> NDArray[np.uint8] | None:
@@ -733,6 +512,6 @@ def _verify_large(reader: MemberReader, member: int) -> dict[int, Exception]:
         with open_member(reader, member) as contents:
             while contents.read(1 << 20):
                 pass
-    except (ArchiveError, CorruptArchiveError) as error:
+    except ArchiveError as error:
         return {0: error}
     return {}

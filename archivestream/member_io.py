@@ -177,20 +177,24 @@ def _inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 def _unzstd(pieces: Iterator[bytes], max_window: int) -> Iterator[bytes]:
     decompressor = zstandard.ZstdDecompressor(max_window_size=max_window)
-    stream = decompressor.stream_reader(_Readable(pieces), read_across_frames=True)
+    stream = decompressor.stream_reader(io.BufferedReader(_Readable(pieces)), read_across_frames=True)
     while data := stream.read(_PIECE):
         yield data
 
 
-class _Readable:
+class _Readable(io.RawIOBase):
     """An iterator of pieces, as the file object that zstandard reads from."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._rest = b""
 
-    def read(self, size: int = -1) -> bytes:
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         if not self._rest:
             self._rest = next(self._pieces, b"")
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data
+        data, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        memoryview(buffer)[: len(data)] = data
+        return len(data)

@@ -97,7 +97,7 @@ _ERRORS: dict[Status, tuple[type[ArchiveError], str]] = {
 
 def empty_bytes(size: int) -> _Bytes:
     """Allocate an aligned array of bytes, not initialised, that is recycled when it is dropped."""
-    return np.frombuffer(Buffer(size), np.uint8) if size else np.empty(0, np.uint8)
+    return np.frombuffer(memoryview(Buffer(size)), np.uint8) if size else np.empty(0, np.uint8)
 
 
 class MemberReader:
@@ -162,7 +162,7 @@ class MemberReader:
         data = self._read(member)
         if type(data) is bytes:
             return data
-        status, error = data  # type: ignore[misc]  # a bytes has no two items
+        status, error = data
         if status == Status.NOT_NATIVE:
             return self._fall_back(member, None)
         raise self.error(member, status, error)

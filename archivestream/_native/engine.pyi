@@ -2,11 +2,13 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from _typeshed import ReadableBuffer, WriteableBuffer
+from _typeshed import ReadableBuffer
 from numpy.typing import NDArray
 
+_Bytes: TypeAlias = ReadableBuffer | NDArray[Any]
+
 _Failure: TypeAlias = tuple[int, int, int, int]
-_Fetched: TypeAlias = Sequence[ReadableBuffer | None] | None
+_Fetched: TypeAlias = Sequence[_Bytes | None] | None
 
 class PendingRead:
     def done(self) -> bool: ...
@@ -16,7 +18,7 @@ class Reader:
     def __init__(
         self,
         columns: dict[str, NDArray[Any]],
-        sources: Sequence[tuple[int, ReadableBuffer | None, int, int]],
+        sources: Sequence[tuple[int, _Bytes | None, int, int]],
         first_block: NDArray[np.uint64],
         owner: object,
         *,
@@ -28,9 +30,9 @@ class Reader:
     ) -> None: ...
     def read(self, block: int) -> bytes | tuple[int, int]: ...
     def payload(
-        self, block: int, fetched: ReadableBuffer | None = None
+        self, block: int, fetched: _Bytes | None = None
     ) -> bytes | tuple[int, int]: ...
-    def data_offset(self, block: int, header: ReadableBuffer) -> int | tuple[int, int]: ...
+    def data_offset(self, block: int, header: _Bytes) -> int | tuple[int, int]: ...
     def ranges(self, blocks: NDArray[np.int64]) -> list[tuple[int, int, int] | None]: ...
     def read_many(
         self, blocks: NDArray[np.int64], fetched: _Fetched = None
@@ -41,22 +43,22 @@ class Reader:
     def read_into(
         self,
         blocks: NDArray[np.int64],
-        out: WriteableBuffer,
+        out: _Bytes,
         targets: NDArray[np.int64],
         fetched: _Fetched = None,
     ) -> list[_Failure]: ...
     def submit(
         self,
         blocks: NDArray[np.int64],
-        out: WriteableBuffer,
+        out: _Bytes,
         targets: NDArray[np.int64],
         fetched: _Fetched = None,
     ) -> PendingRead: ...
     def read_slots(
         self,
         blocks: NDArray[np.int64],
-        out: WriteableBuffer,
-        prefix: ReadableBuffer,
+        out: _Bytes,
+        prefix: _Bytes,
         fetched: _Fetched = None,
     ) -> list[_Failure]: ...
     def check(self, blocks: NDArray[np.int64], fetched: _Fetched = None) -> list[_Failure]: ...

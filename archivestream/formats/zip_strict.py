@@ -119,9 +119,8 @@ def _check_gaps(source: Source, index: Index, ends: Sequence[int], data_end: int
 
 def _check_member(source: Source, index: Index, member: int, record: bytes, data_end: int) -> int:
     """Check one member, and return where it ends in the file."""
-    fields = _CENTRAL.unpack_from(record)
-    made_by, needed, flags, method, time, date, crc, compressed_size, size = fields[1:10]
-    name_length, extra_length, _, disk, internal, _, offset = fields[10:]
+    _, _, needed, flags, method, time, date, *numbers = _CENTRAL.unpack_from(record)
+    crc, compressed_size, size, name_length, extra_length, _, disk, internal, _, _ = numbers
     name = record[_CENTRAL.size : _CENTRAL.size + name_length]
     extra = record[_CENTRAL.size + name_length :][:extra_length]
     central = _Header(needed, flags, method, time, date, crc, compressed_size, size, name, extra)
@@ -203,8 +202,8 @@ def _check_local(source: Source, index: Index, member: int, central: _Header, da
     head = bytes(source.read_at(offset, _LOCAL.size)) if offset < data_end else b""
     if len(head) < _LOCAL.size or head[:4] != b"PK\3\4":
         raise _Contradiction("its local header is not where the central directory says")
-    _, version, flags, method, time, date, crc, compressed_size, size, *lengths = _LOCAL.unpack(head)
-    name_length, extra_length = lengths
+    version, flags, method, time, date, *numbers = _LOCAL.unpack(head)[1:]
+    crc, compressed_size, size, name_length, extra_length = map(int, numbers)
     rest = bytes(source.read_at(offset + _LOCAL.size, name_length + extra_length))
     name, extra = rest[:name_length], rest[name_length:]
     local = _Header(version, flags, method, time, date, crc, compressed_size, size, name, extra)

@@ -19,9 +19,8 @@ def demo(
     archive: Annotated[
         Path | None,
         typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="A ZIP of images in one folder for each class. Default: handwritten digits.",
+            show_default="handwritten digits",
+            help="A ZIP of images in one folder for each class.",
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="How often to go through the images.")] = 5,

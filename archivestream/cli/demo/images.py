@@ -1,4 +1,4 @@
-"""The images of the demo: digits as a ZIP of PNG files, and both ways to read such an archive."""
+"""The images of the demo, and both ways to read them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,117 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
 from archivestream.cli.errors import CommandError
 from archivestream.dataset import ArchiveDataset
+from archivestream.decoding import decode_image
+from archivestream.errors import ArchiveError
 
-__all__ = ["DIGIT_SIZE", "USER_IMAGE_SIZE", "ToTensor", "ZipfileDataset", "open_images", "write_digits"]
+__all__ = [
+    "DIGIT_SIZE",
+    "IMAGE_SIZE",
+    "DecodeTensor",
+    "ZipfileDataset",
+    "ZipfileError",
+    "open_images",
+    "write_digits",
+]
 
-DIGIT_SIZE = 8  # pixels, of width and of height
-USER_IMAGE_SIZE = 64
+DIGIT_SIZE = 8  # pixels, in width and in height
+IMAGE_SIZE = 64  # that of a user's images
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 _FEWEST_IMAGES = 10
+
+
+class DecodeTensor:
+    """From the bytes of an image to a float tensor of shape (3, size, size), between 0 and 1.
+
+    Parameters
+    ----------
+    size : int
+        Width and height in pixels; an image of another size is resized.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, data: bytes) -> torch.Tensor:
+        """Decode one image."""
+        image: Image.Image = decode_image(data)
+        if image.size != (self.size, self.size):
+            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+class ZipfileError(CommandError):
+    """The standard library cannot read the archive."""
+
+
+class ZipfileDataset(Dataset[Any]):
+    """Labelled members read through `zipfile`, as one would without archivestream.
+
+    Parameters
+    ----------
+    path : Path
+        The archive.
+    names : sequence of str
+        The members.
+    targets : ndarray of int64
+        The label of each.
+    decode : callable, optional
+        From the bytes of a member to a sample; default: the bytes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        names: Sequence[str],
+        targets: NDArray[np.int64],
+        decode: Callable[[bytes], Any] | None = None,
+    ) -> None:
+        self._path = path
+        self._names = names
+        self._targets = targets
+        self._decode = decode
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        # Opened on first use, so that every worker has its own: processes cannot share one.
+        return zipfile.ZipFile(self._path)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Return (sample, label)."""
+        try:
+            data = self._archive.read(self._names[index])
+        except (KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+            raise ZipfileError(f"zipfile cannot read {self._names[index]!r}: {error}") from error
+        return data if self._decode is None else self._decode(data), int(self._targets[index])
+
+
+def open_images(path: Path, size: int) -> ArchiveDataset:
+    """Open a ZIP of class folders as a dataset of labelled tensors, or say what it lacks."""
+    try:
+        images = ArchiveDataset(
+            path, decode=DecodeTensor(size), labels="folder", extensions=_EXTENSIONS
+        )
+    except ArchiveError:
+        raise
+    except ValueError as error:
+        raise CommandError(
+            f"{path}: there are images outside of folders; the demo takes the folder of an image for its class"
+        ) from error
+    if len(images) < _FEWEST_IMAGES or len(images.classes) < 2:
+        raise CommandError(
+            f"{path}: found {len(images)} images ({' '.join(_EXTENSIONS)}) of {len(images.classes)} classes; "
+            f"the demo needs at least {_FEWEST_IMAGES}, in folders named after at least 2 classes"
+        )
+    return images
 
 
 def write_digits(path: Path) -> None:
@@ -33,64 +132,5 @@ def write_digits(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
             png = BytesIO()
-            Image.fromarray((pixels * 255 / 16).round().astype(np.uint8)).save(png, "png")
+            Image.fromarray((pixels * (255 / 16)).round().astype(np.uint8)).save(png, "png")
             archive.writestr(f"{label}/{number:04}.png", png.getvalue())
-
-
-class ToTensor:
-    """From an image to a float tensor of shape (3, size, size) between 0 and 1.
-
-    Parameters
-    ----------
-    size : int
-        Width and height, in pixels; an image of another size is resized.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Convert one image."""
-        if image.size != (self.size, self.size):
-            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-
-
-def open_images(path: Path, size: int) -> ArchiveDataset:
-    """Open a ZIP of class folders as a dataset of labelled images, or say what it lacks."""
-    try:
-        images = ArchiveDataset(
-            path, decode="image", transform=ToTensor(size), labels="folder", extensions=_EXTENSIONS
-        )
-    except ArchiveError:
-        raise
-    except ValueError as error:  # images outside of folders
-        raise CommandError(str(error)) from error
-    if len(images) < _FEWEST_IMAGES or len(images.classes) < 2:
-        raise CommandError(
-            f"{path}: {len(images)} images in {len(images.classes)} folders; the demo needs at least "
-            f"{_FEWEST_IMAGES} images ({' '.join(_EXTENSIONS)}) in folders named after at least 2 classes"
-        )
-    return images
-
-
-class ZipfileDataset(Dataset[Any]):
-    """The samples of an `ArchiveDataset`, read through `zipfile`: the plain way, to compare with.
-
-    Parameters
-    ----------
-    path : Path
-        The ZIP archive.
-    images : ArchiveDataset
-        Says which members, in which order, with which labels.
-    decode, transform : callable or None
-        The same as that dataset uses.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        names: Sequence[str],
-        make_sample: Callable[[int, bytes], Any],
-    ) -> None:
-        ...

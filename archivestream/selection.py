@@ -1,0 +1,198 @@
+"""Which members an archive or a view shows, and how keys find them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, SupportsIndex, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archivestream._native.names import NameTable
+from archivestream.errors import MemberNotFoundError
+from archivestream.index import Index
+from archivestream.reader import MemberIds
+
+__all__ = ["Key", "Keys", "Names", "Selection"]
+
+Key: TypeAlias = SupportsIndex | str | bytes
+Keys: TypeAlias = Iterable[Key] | NDArray[Any]
+
+_PIECE = 65536
+
+
+class Selection:
+    """Some members of an index, in an order of their own.
+
+    Parameters
+    ----------
+    index : Index
+        Of the whole archive.
+    archive : str
+        Its name, for messages.
+    ids : ndarray of int64, optional
+        The rows of the index that are shown; default: all.
+
+    Immutable, so safe for any number of threads.
+    """
+
+    def __init__(self, index: Index, archive: str, ids: MemberIds | None = None) -> None:
+        self.index = index
+        self.archive = archive
+        self.ids = ids
+        self._table: NameTable | None = None
+
+    def __len__(self) -> int:
+        return len(self.index) if self.ids is None else len(self.ids)
+
+    def narrow(self, places: MemberIds) -> Selection:
+        """Select some positions of this selection."""
+        ids = places if self.ids is None else self.ids[places]
+        return Selection(self.index, self.archive, ids)
+
+    def rows(self, begin: int, end: int) -> MemberIds:
+        """Return the rows of a range of positions."""
+        return np.arange(begin, end) if self.ids is None else self.ids[begin:end]
+
+    def find(self, name: str | bytes) -> int:
+        """Return the position of a name, the last one of several, or -1."""
+        if self.ids is None:
+            return self.index.find(name)
+        if isinstance(name, bytes):
+            member = self.index.find(name)
+            places = np.flatnonzero(self.ids == member) if member >= 0 else self.ids[:0]
+            return int(places[-1]) if len(places) else -1
+        if self._table is None:
+            self._table = NameTable(*self.index.select_names(self.ids))
+        return self._table.find(name)
+
+    def position(self, key: Key) -> int:
+        """Return the position of a key; raises `IndexError` or `MemberNotFoundError` where there is none."""
+        if isinstance(key, str | bytes):
+            position = self.find(key)
+            if position < 0:
+                name = key if isinstance(key, str) else key.decode(errors="backslashreplace")
+                raise MemberNotFoundError(
+                    "there is no such member", archive=self.archive, member=name
+                )
+            return position
+        try:
+            position = key.__index__()
+        except AttributeError:
+            raise TypeError(f"a key is an int, a str or bytes, not {type(key).__name__}") from None
+        n = len(self)
+        if not -n <= position < n:
+            raise IndexError(f"member {position} of an archive of {n}")
+        return position if position >= 0 else position + n
+
+    def member(self, key: Key) -> int:
+        """Return the row of a key in the index; raises where there is none."""
+        position = self.position(key)
+        return position if self.ids is None else int(self.ids[position])
+
+    def positions(self, keys: Keys) -> MemberIds:
+        """Return the positions of some keys, or of a boolean mask."""
+        n = len(self)
+        if isinstance(keys, str | bytes):
+            raise TypeError("keys are an iterable of keys; for one member use read()")
+        if isinstance(keys, range):
+            places = np.arange(keys.start, keys.stop, keys.step, dtype=np.int64)
+        else:
+            if not isinstance(keys, np.ndarray):
+                keys = keys if isinstance(keys, list) else list(keys)
+                if any(isinstance(key, str | bytes) for key in keys):
+                    return np.array([self.position(key) for key in keys], np.int64)
+            array = np.asarray(keys)
+            if array.dtype == np.bool_:
+                if array.shape != (n,):
+                    raise IndexError(f"a mask of shape {array.shape} for an archive of {n}")
+                return np.flatnonzero(array)
+            if array.size and array.dtype.kind not in "iu":
+                raise TypeError(f"positions are integers, not {array.dtype}")
+            places = np.ascontiguousarray(array.reshape(-1), np.int64)
+        if not len(places):
+            return places
+        low, high = int(places.min()), int(places.max())
+        if low < -n or high >= n:
+            raise IndexError(f"member {low if low < -n else high} of an archive of {n}")
+        return np.where(places < 0, places + n, places) if low < 0 else places
+
+    def members(self, keys: Keys) -> MemberIds:
+        """Return the rows of some keys in the index."""
+        places = self.positions(keys)
+        return places if self.ids is None else np.ascontiguousarray(self.ids[places])
+
+
+class Names(Sequence[str]):
+    """The names of an archive, decoded as they are asked for."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+
+    def __len__(self) -> int:
+        return len(self._selection)
+
+    @overload
+    def __getitem__(self, key: int) -> str: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[str]: ...
+    def __getitem__(self, key: int | slice) -> str | list[str]:
+        """Return one name, or the names of a slice."""
+        if isinstance(key, slice):
+            return [self[i] for i in range(*key.indices(len(self)))]
+        return self._selection.index.name(self._selection.member(key))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._selection.find(name) >= 0
+
+    def __iter__(self) -> Iterator[str]:
+        for begin in range(0, len(self), _PIECE):
+            rows = self._selection.rows(begin, min(begin + _PIECE, len(self)))
+            blob, offsets = self._selection.index.select_names(rows)
+            text, bounds = blob.tobytes(), offsets.tolist()
+            for start, stop in zip(bounds, bounds[1:], strict=False):
+                yield text[start:stop].decode()
+
+    def startswith(self, prefix: str) -> NDArray[np.bool_]:
+        """Say of each name whether it begins with a prefix: a mask for `Archive.select`."""
+        begin, end = self._bounds()
+        names = self._selection.index["names"]
+        wanted = prefix.encode()
+        fits = end - begin >= len(wanted)
+        for place, byte in enumerate(wanted):
+            chosen = np.flatnonzero(fits)
+            fits[chosen] = names[begin[chosen] + place] == byte
+        return fits
+
+    def endswith(self, suffixes: str | tuple[str, ...], *, ignore_case: bool = False) -> NDArray[np.bool_]:
+        """Say of each name whether it ends with one of some suffixes: a mask for `Archive.select`.
+
+        Parameters
+        ----------
+        suffixes : str or tuple of str
+            As for `str.endswith`.
+        ignore_case : bool
+            Take ASCII letters of either case as the same.
+        """
+        begin, end = self._bounds()
+        names = self._selection.index["names"]
+        found = np.zeros(len(end), np.bool_)
+        for suffix in (suffixes,) if isinstance(suffixes, str) else suffixes:
+            fits = end - begin >= len(suffix.encode())
+            for back, byte in enumerate(reversed(suffix.encode()), 1):
+                chosen = np.flatnonzero(fits)
+                there = names[end[chosen] - back]
+                fits[chosen] = there == byte
+                if ignore_case and chr(byte).isalpha():
+                    fits[chosen] |= there == byte ^ 0x20
+            found |= fits
+        return found
+
+    def _bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where each name begins and ends in the column of names."""
+        ids = slice(None) if self._selection.ids is None else self._selection.ids
+        offsets = self._selection.index["name_offset"]
+        return offsets[:-1][ids].astype(np.int64), offsets[1:][ids].astype(np.int64)
+
+    def __repr__(self) -> str:
+        return f"<names of {len(self)} members>"
