@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, overload
+from typing import Any, BinaryIO, TypeAlias, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,11 +111,12 @@ def _sources(path: Openable | Sequence[Openable]) -> list[Source]:
                 source.close()
             raise
         return opened
-    if hasattr(path, "read"):
-        return [FileObjectSource(path)]
-    if not path:
-        raise ValueError("an empty list of archives")
-    return [source for one in path for source in _sources(one)]
+    if isinstance(path, Sequence):
+        if not path:
+            raise ValueError("an empty list of archives")
+        several = cast("Sequence[Openable]", path)
+        return [source for one in several for source in _sources(one)]
+    return [FileObjectSource(path)]
 
 
 @dataclass(frozen=True)

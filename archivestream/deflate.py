@@ -1,24 +1,31 @@
-"""libdeflate: whole-buffer DEFLATE, zlib and gzip, with the interface of the PyPI package ``deflate``.
+"""libdeflate: whole-buffer DEFLATE, zlib and gzip, as in the PyPI package ``deflate``.
 
 >>> from archivestream import deflate
 >>> packed = deflate.gzip_compress(b"hello world!" * 1000, 6)
 >>> bytes(deflate.gzip_decompress(packed)) == b"hello world!" * 1000
 True
 
-The GIL is released around the work, and every function is safe for any number of threads. Buffers must be
-contiguous; they must not be changed meanwhile.
+The GIL is released around the work, and every function is safe for any number of threads. Data can
+be any contiguous buffer; it must not be changed meanwhile.
+
+Where that package is trusting, this one checks: a stream is decoded and verified even where no
+bytes are expected of it, and no more memory is taken than the stream can fill.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from archivestream._native import codecs
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+    from numpy.typing import NDArray
 
-    Buffer: TypeAlias = ReadableBuffer
+    # Before Python 3.12, type checkers do not see that an array is a buffer.
+    Buffer: TypeAlias = ReadableBuffer | NDArray[Any]
 
 __all__ = [
     "DeflateError",
@@ -34,19 +41,22 @@ __all__ = [
 
 _RAW, _ZLIB, _GZIP = 0, 1, 2
 
+# A byte of DEFLATE yields at most so many (RFC 1951, 3.2.5: matches of 258 bytes, 2 bits each).
+_EXPANSION = 1032
+
 
 class DeflateError(Exception):
     """Compressing or decompressing failed."""
 
 
-def crc32(data: Buffer, initial: int = 0, /) -> int:
-    """Return the CRC-32 of a buffer, going on from `initial`."""
-    return codecs.crc32(_bytes(data), initial)
+def crc32(data: Buffer, initial: int = 0) -> int:
+    """Return the CRC-32 of a buffer, going on from `initial` (its lower 32 bits)."""
+    return codecs.crc32(_bytes_of(data), initial & 0xFFFFFFFF)
 
 
-def adler32(data: Buffer, initial: int = 1, /) -> int:
-    """Return the Adler-32 of a buffer, going on from `initial`."""
-    return codecs.adler32(_bytes(data), initial)
+def adler32(data: Buffer, initial: int = 1) -> int:
+    """Return the Adler-32 of a buffer, going on from `initial` (its lower 32 bits)."""
+    return codecs.adler32(_bytes_of(data), initial & 0xFFFFFFFF)
 
 
 def deflate_compress(data: Buffer, compresslevel: int = -1) -> bytearray:
@@ -92,7 +102,8 @@ def deflate_decompress(
     Returns
     -------
     bytearray
-        What the stream holds, which may be less than `originalsize`.
+        What the stream holds, which may be less than `originalsize`. No data and a size of 0 make
+        an empty one, too.
 
     Raises
     ------
@@ -117,59 +128,61 @@ def gzip_decompress(
     Parameters
     ----------
     data : bytes-like
-        The stream; bytes after its end are passed over.
+        The member; bytes after its end are passed over.
     originalsize, bufsize : int, optional
-        How many bytes it holds at the most; two names of one argument. Default: what the last four bytes say.
+        How many bytes it holds at the most; two names of one argument. Default, or 0: what the last
+        four bytes of the data say, which is right where nothing follows the member.
 
     Raises
     ------
     ValueError
-        If it is no gzip data, or says of itself that it holds more than it can.
+        If no size is given, and the data do not begin as gzip data do.
     DeflateError
-        If the stream is damaged, or holds more than `originalsize` bytes.
+        If the member is damaged, or holds more than `originalsize` bytes.
     """
-    size = _one_of(originalsize or None, bufsize, needed=False)
-    view = _bytes(data)
+    size = _one_of(originalsize or None, bufsize or None, default=0)
+    view = _bytes_of(data)
     if not size:
-        if len(view) < 18 or view[:2] != b"\x1f\x8b":
+        # 10 bytes of header, at least 2 of DEFLATE (an empty block), 4 of CRC and 4 of size
+        if len(view) < 20 or bytes(view[:2]) != b"\x1f\x8b":
             raise ValueError("Invalid gzip data")
         size = int.from_bytes(view[-4:], "little")
-        if size > 1032 * len(view):
-            raise ValueError(f"Invalid gzip data: {len(view)} bytes cannot hold {size}")
     return _decompress(view, size, _GZIP)
 
 
-def _bytes(data: Buffer) -> memoryview:
-    view = memoryview(data)
-    if not view.c_contiguous:
-        raise BufferError("the buffer is not C-contiguous")
-    return view.cast("B") if view.nbytes else memoryview(b"")
+def _bytes_of(data: Any) -> memoryview:
+    # By way of NumPy, which takes any contiguous buffer: memoryview.cast knows only some formats.
+    return np.frombuffer(data, np.uint8).data
 
 
-def _one_of(originalsize: int | None, bufsize: int | None, needed: bool = True) -> int:
+def _one_of(originalsize: int | None, bufsize: int | None, default: int | None = None) -> int:
     if originalsize is not None and bufsize is not None:
         raise TypeError("originalsize and bufsize are two names of one argument")
     size = bufsize if originalsize is None else originalsize
     if size is None:
-        if needed:
-            raise TypeError("missing required argument 'originalsize'")
-        return 0
+        size = default
+    if size is None:
+        raise TypeError("missing required argument 'originalsize'")
     if size < 0:
         raise ValueError(f"originalsize must not be negative, is {size}")
     return size
 
 
 def _compress(data: Buffer, level: int, wrapper: int) -> bytearray:
+    view = _bytes_of(data)
     if not -1 <= level <= 12:
         raise ValueError("compresslevel must be between -1 (default) and 12")
-    packed = codecs.compress(_bytes(data), level, wrapper)
+    packed = codecs.compress(view, level, wrapper)
     if packed is None:
         raise DeflateError("Compression failed")
     return packed
 
 
 def _decompress(data: Buffer, size: int, wrapper: int) -> bytearray:
-    result, _ = codecs.decompress(_bytes(data), size, wrapper)
+    view = _bytes_of(data)
+    if wrapper != _GZIP and not size and not len(view):
+        return bytearray()  # nothing in, nothing out, as in that package
+    result, _ = codecs.decompress(view, min(size, _EXPANSION * len(view)), wrapper)
     if isinstance(result, bytearray):
         return result
     if result == codecs.Status.TOO_MANY_BYTES:

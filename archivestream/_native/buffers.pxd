@@ -2,6 +2,9 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t
 
 
+cdef void settle_malloc() noexcept nogil
+
+
 cdef class Buffer:
     cdef uint8_t *data
     cdef size_t size        # bytes that the buffer protocol shows

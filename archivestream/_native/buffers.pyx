@@ -87,15 +87,36 @@ cdef extern from *:
 
     static Recycler recycler;
 
+    // glibc gives the top of the heap back to the kernel whenever more than 128 KiB of it are free, and a batch
+    // of `bytes` objects then pays the page faults of all its memory each time. It raises that threshold by
+    // itself once a program has freed a large block (mallopt(3), M_MMAP_THRESHOLD): free one.
+    inline void settle_malloc() {
+    #ifdef __GLIBC__
+      static const bool settled = [] {
+        // Just under the 32 MiB up to which it does so; never touched. Volatile, or the compiler drops the pair.
+        void *volatile block = std::malloc(std::size_t{31} << 20);
+        std::free(block);
+        return true;
+      }();
+      (void)settled;
+    #endif
+    }
+
     }  // namespace archivestream
     """
     void *cpp_take "archivestream::recycler.take"(size_t size, size_t *capacity) noexcept nogil
     void cpp_give "archivestream::recycler.give"(void *memory, size_t capacity) noexcept nogil
+    void cpp_settle_malloc "archivestream::settle_malloc"() noexcept nogil
     size_t cpp_recycled_bytes "archivestream::kRecycledBytes"
     size_t cpp_alignment "archivestream::kAlignment"
 
 RECYCLED_BYTES = cpp_recycled_bytes
 ALIGNMENT = cpp_alignment
+
+
+cdef void settle_malloc() noexcept nogil:
+    """Keep the memory of a batch of `bytes` objects for the next one."""
+    cpp_settle_malloc()
 
 
 cdef class Buffer:

@@ -20,6 +20,7 @@ from libcpp.memory cimport make_shared, shared_ptr
 
 from archivestream._native.blocks cimport (
     Columns, Plan, Source, Task, admit, find_data, locate, make_groups, run_group, run_single)
+from archivestream._native.buffers cimport settle_malloc
 from archivestream._native.codecs cimport (
     NOT_NATIVE, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, Status)
 
@@ -356,6 +357,7 @@ cdef class Reader:
         cdef list result = PyList_New(batch.plan.n)
         cdef Task *task
         cdef size_t i
+        settle_malloc()
         for i in range(batch.plan.n):
             PyList_SET_ITEM_none(result, i)
         for i in range(batch.plan.n):

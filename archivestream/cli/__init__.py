@@ -1,4 +1,4 @@
-"""The command line: no logic of its own. Each command calls `archivestream.open` and what an `Archive` has."""
+"""The command line: no logic of its own, but `archivestream.open` and what an `Archive` can do."""
 
 from __future__ import annotations
 

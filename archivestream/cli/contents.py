@@ -25,13 +25,15 @@ __all__ = ["cat", "extract"]
 
 def cat(
     archive: ArchivePath,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", show_default=False)],
     strict: Strict = False,
     encoding: Encoding = None,
 ) -> None:
     """Write the bytes of members to standard output."""
     with open_archive(archive, strict=strict, encoding=encoding) as opened:
-        view = opened.select(names)  # a name that is not there is an error before anything is written
+        view = opened.select(
+            names
+        )  # a name that is not there is an error before anything is written
         for position in range(len(view)):
             with view.open_member(position) as contents:
                 shutil.copyfileobj(contents, sys.stdout.buffer, 1 << 20)
@@ -42,7 +44,7 @@ def extract(
     patterns: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PATTERN]...", show_default=False, help="Names or globs; default: all members."
+            metavar="PATTERN", show_default=False, help="Names or globs; default: all members."
         ),
     ] = None,
     directory: Annotated[

@@ -23,7 +23,7 @@ class CommandError(Exception):
 
 
 class Commands(TyperGroup):
-    """The group of all commands, which turns expected errors into messages; others keep their traceback."""
+    """The group of all commands: expected errors become messages, others keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command of a context."""
@@ -32,7 +32,9 @@ class Commands(TyperGroup):
                 return super().invoke(ctx)
             finally:
                 sys.stdout.flush()  # here, where an error can still be reported
-        except BrokenPipeError:  # whoever read the output has seen enough, as in ``archivestream ls … | head``
+        except (
+            BrokenPipeError
+        ):  # whoever read the output has seen enough, as in ``archivestream ls … | head``
             status = _BROKEN_PIPE
         except KeyboardInterrupt:
             status = _INTERRUPTED
@@ -54,12 +56,12 @@ def _message(error: BaseException) -> str:
         return f"{place}{error.strerror}"
     if isinstance(error, MemoryError):
         return f"out of memory: {error}".removesuffix(": ")
-    # PyTorch puts the whole traceback of a worker process into the message; its last line is what was raised.
+    # PyTorch puts the traceback of a worker process into the message; its last line is the error.
     return str(error).strip().rpartition("\n")[2]
 
 
 def _close_output() -> None:
-    """Write what standard output still holds; where that fails, drop it, or Python would complain at exit."""
+    """Write what standard output still holds; drop what fails, or Python would complain at exit."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from archivestream import Archive
 from archivestream._native.zipscan import MemberFlag
-from archivestream.archive import Archive
 from archivestream.cli.opening import ArchivePaths, Encoding, Strict, open_archive
 from archivestream.cli.text import byte_count, printable
 from archivestream.fallback import FALLBACKS
@@ -41,11 +41,15 @@ def info(
 
 
 def _summarise(archive: Archive) -> dict[str, Any]:
-    index = archive._index  # the columns: a `Member` for each of millions would take minutes
+    index = (
+        archive._selection.index
+    )  # its columns: one `Member` each, of millions, would take minutes
     size, codec, flags = index["size"], index["codec"], index["flags"]
     encrypted = flags & MemberFlag.ENCRYPTED_BIT != 0
     unsupported = ~np.isin(codec, _HANDLED_METHODS) | (flags & _UNSUPPORTED_BITS != 0)
-    methods = zip(*(column.tolist() for column in np.unique(codec, return_counts=True)), strict=True)
+    methods = zip(
+        *(column.tolist() for column in np.unique(codec, return_counts=True)), strict=True
+    )
     extensions = Counter(
         PurePosixPath(name).suffix.lower() for name in archive.names if not name.endswith("/")
     )

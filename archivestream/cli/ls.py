@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from archivestream.archive import Archive
+from archivestream import Archive, Member
 from archivestream.cli.opening import ArchivePath, Encoding, Strict, open_archive, select
 from archivestream.cli.text import printable
-from archivestream.members import Member
 
 __all__ = ["ls"]
 
@@ -21,7 +20,7 @@ def ls(
     patterns: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PATTERN]...", show_default=False, help="Names or globs; default: all members."
+            metavar="PATTERN", show_default=False, help="Names or globs; default: all members."
         ),
     ] = None,
     long: Annotated[

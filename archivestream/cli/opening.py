@@ -40,7 +40,7 @@ ArchivePath: TypeAlias = Annotated[
     str, typer.Argument(metavar="ARCHIVE", show_default=False, help=_PATH_HELP)
 ]
 ArchivePaths: TypeAlias = Annotated[
-    list[str], typer.Argument(metavar="ARCHIVE...", show_default=False, help=_PATH_HELP)
+    list[str], typer.Argument(metavar="ARCHIVE", show_default=False, help=_PATH_HELP)
 ]
 Strict: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Refuse what is ambiguous or contradictory in an archive.")
@@ -89,10 +89,10 @@ def open_archive(
 
 
 def select(archive: archivestream.Archive, patterns: Sequence[str]) -> list[archivestream.Archive]:
-    """View the members of each name or glob; an exact name comes first, and what is not there is an error."""
+    """View the members of each name or glob; one that fits no member is an error."""
     views = []
     for pattern in patterns:
-        is_name = pattern in archive or not glob.has_magic(pattern)
+        is_name = pattern in archive.names or not glob.has_magic(pattern)
         views.append(archive.select([pattern] if is_name else pattern))
         if not len(views[-1]):
             raise CommandError(f"no member matches {pattern!r}")

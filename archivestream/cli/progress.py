@@ -16,7 +16,7 @@ _DELAY = 0.5  # seconds: what is done sooner needs no bar
 
 
 class Bar:
-    """A bar on standard error, for a terminal only, that appears when something takes long and then goes again.
+    """A bar on standard error: on a terminal only, and only while something takes long.
 
     Parameters
     ----------

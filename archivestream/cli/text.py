@@ -10,9 +10,9 @@ __all__ = ["byte_count", "plural", "printable"]
 
 
 def printable(text: str) -> str:
-    r"""Escape what could control a terminal or forge a line: ``\x1b``, line ends, changes of direction, …
+    r"""Escape what could control a terminal or forge a line: ``\x1b``, line ends, direction marks.
 
-    A backslash stays as it is, so this is not for programs to undo: they get the exact names from ``--json``.
+    A backslash stays as it is, so programs cannot undo this: they get exact names from ``--json``.
     """
     return text if text.isprintable() else "".join(map(_printable_character, text))
 

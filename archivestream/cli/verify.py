@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 from rich.filesize import decimal
 
-from archivestream.archive import VerifyReport
+from archivestream import VerifyReport
 from archivestream.cli.errors import CommandError, print_error
 from archivestream.cli.opening import (
     ArchivePaths,
@@ -28,12 +28,12 @@ def verify(
     threads: Threads = None,
     encoding: Encoding = None,
 ) -> None:
-    """Decode every member and check its checksum; list the bad ones, and exit with 1 if there are any."""
+    """Decode every member and check its checksum; list bad ones, and exit with 1 if there are."""
     paths = expand_paths(archives)
     whole = VerifyReport()
     unreadable: list[Exception] = []
     with Bar() as bar:
-        # One archive after the other, not all as one: a truncated one must not hide what the others hold.
+        # One by one, not all as one archive: a truncated one must not hide what the others hold.
         for number, path in enumerate(paths, 1):
             bar.begin(f"verifying {number} of {len(paths)}" if len(paths) > 1 else "verifying")
             try:
@@ -43,13 +43,12 @@ def verify(
                     _add(whole, archive.verify(progress=bar))
             except (ArchiveError, OSError) as error:
                 unreadable.append(error)
-    for bad in whole.errors:
-        print(printable(str(bad)))
-    for error in unreadable:
-        print_error(error)
+    for bad_member in whole.errors:
+        print(printable(str(bad_member)))
+    for bad_archive in unreadable:
+        print_error(bad_archive)
     if whole.errors:
-        bad_members = f"{len(whole.errors):,} of {plural(whole.members, 'member')}"
-        raise CommandError(f"{bad_members} cannot be read as the directory says")
+        raise CommandError(f"{len(whole.errors):,} of {plural(whole.members, 'member')} are bad")
     if unreadable:
         raise typer.Exit(1)
     print(_summary(whole))

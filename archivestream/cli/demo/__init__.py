@@ -30,15 +30,17 @@ def demo(
 ) -> None:
     """Train a small network straight from a ZIP of images, next to the same through zipfile.
 
-    Both read the same images in the same order, decode and transform them with the same code, and train the same
-    network from the same weights; so both come to the same accuracy, and only the time differs.
+    Both read the same images in the same order, decode them with the same code,
+    and train the same network from the same weights; so both come to the same
+    accuracy, and only the time differs.
     """
     with Console(stderr=True).status("Importing PyTorch"):
         _require("torch", "PIL", *(() if archive else ("sklearn",)))
         from archivestream.cli.demo import comparison, images
-    settings = comparison.Settings(epochs, batch_size, workers, seed)
+        from archivestream.cli.demo.training import Settings
+    settings = Settings(epochs, batch_size, workers, seed)
     if archive is not None:
-        comparison.run(archive, images.USER_IMAGE_SIZE, settings)
+        comparison.run(archive, images.IMAGE_SIZE, settings)
         return
     with tempfile.TemporaryDirectory(prefix="archivestream-") as folder:
         path = Path(folder, "digits.zip")

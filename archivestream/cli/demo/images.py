@@ -104,22 +104,21 @@ class ZipfileDataset(Dataset[Any]):
         return data if self._decode is None else self._decode(data), int(self._targets[index])
 
 
-def open_images(path: Path, size: int) -> ArchiveDataset:
+def open_images(path: Path, decode: DecodeTensor) -> ArchiveDataset:
     """Open a ZIP of class folders as a dataset of labelled tensors, or say what it lacks."""
     try:
-        images = ArchiveDataset(
-            path, decode=DecodeTensor(size), labels="folder", extensions=_EXTENSIONS
-        )
+        images = ArchiveDataset(path, decode=decode, labels="folder", extensions=_EXTENSIONS)
     except ArchiveError:
         raise
     except ValueError as error:
         raise CommandError(
-            f"{path}: there are images outside of folders; the demo takes the folder of an image for its class"
+            f"{path}: some images lie in no folder; the demo takes the folder of each for its class"
         ) from error
     if len(images) < _FEWEST_IMAGES or len(images.classes) < 2:
         raise CommandError(
-            f"{path}: found {len(images)} images ({' '.join(_EXTENSIONS)}) of {len(images.classes)} classes; "
-            f"the demo needs at least {_FEWEST_IMAGES}, in folders named after at least 2 classes"
+            f"{path}: there are {len(images)} images ({' '.join(_EXTENSIONS)}) in "
+            f"{len(images.classes)} folders; the demo needs at least {_FEWEST_IMAGES} images, "
+            "in at least 2 folders named after their classes"
         )
     return images
 

@@ -20,7 +20,7 @@ Loader: TypeAlias = DataLoader[Any]
 
 _CHANNELS = (16, 32, 64)
 _LEARNING_RATE = 3e-3
-_ROUNDS, _SECONDS = 3, 0.5  # how loading is measured: best of so many rounds, each this long
+_ROUNDS, _SECONDS = 3, 0.5  # loading is measured as the best of so many rounds, each this long
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _samples(loader: Loader) -> int:
 
 
 def loading_rate(loader: Loader) -> float:
-    """Measure how many samples come per second while nothing is done with them: the best of several rounds."""
+    """Measure how many samples come per second while nothing is done with them."""
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     next(batches)  # starts the workers
     rates = []
