@@ -14,6 +14,7 @@ bytes are expected of it, and no more memory is taken than the stream can fill.
 
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -170,6 +171,7 @@ def _one_of(originalsize: int | None, bufsize: int | None, default: int | None =
 
 def _compress(data: Buffer, level: int, wrapper: int) -> bytearray:
     view = _bytes_of(data)
+    level = index(level)
     if not -1 <= level <= 12:
         raise ValueError("compresslevel must be between -1 (default) and 12")
     packed = codecs.compress(view, level, wrapper)

@@ -315,6 +315,8 @@ cdef void run_single(Plan *plan, Task *task) noexcept nogil:
         return
     if task.input != NULL:
         task.status = open_block(plan, task, task.input, task.end - task.begin)
+        if task.status == NOT_RUN:
+            task.status = TRUNCATED     # the caller fetched all that there can be
     elif source.memory != NULL:
         task.status = open_block(plan, task, source.memory + task.begin, source.size - task.begin)
     elif is_direct(plan, task):

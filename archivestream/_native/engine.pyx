@@ -480,7 +480,9 @@ cdef class Reader:
                     raise ValueError("members of a batch of arrays have one size")
             batch.plan.skip = skip
             batch.plan.prefix = &prefix[0] if skip else NULL
-            batch.plan.room = &out[0] + skip if out.shape[0] else NULL
+            # The prefix must lie within the slot before: beyond it, other threads are at work.
+            if out.shape[0]:
+                batch.plan.room = &out[0] + (skip if skip <= slot else <size_t> out.shape[0])
             batch.start(self.threads, True)
             batch.finish()
             failures += [(2 * f[0] + phase, f[1], f[2], f[3]) for f in batch.failures()]
