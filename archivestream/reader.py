@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from archivestream._native.buffers import Buffer
 from archivestream._native.codecs import Status
-from archivestream._native.engine import PendingRead, Reader
+from archivestream._native.engine import Reader
+from archivestream._native.work import PendingRead
 from archivestream.errors import (
     ArchiveChangedError,
     ArchiveError,

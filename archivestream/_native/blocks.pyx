@@ -1,25 +1,20 @@
 # distutils: language = c++
-"""Blocks: which bytes of a source each one needs, reading them, decoding them to their final place.
+"""Blocks: reading them, checking them, decoding them to their final place.
 
-A plan is made without I/O: tasks are put in file order, and neighbours are grouped so that one read serves
-them. Groups are then run by any number of threads, each with scratch memory and decompressors of its own.
+The groups of a plan are run by any number of threads, each with scratch memory and decompressors of its own.
 Nothing here needs the interpreter.
 """
 
 from libc.errno cimport errno
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport uint16_t
 from libc.string cimport memcmp, memcpy
-from libcpp.algorithm cimport sort
-from libcpp.pair cimport pair
 
 from archivestream._native.codecs cimport (
-    BAD_CHECKSUM, BAD_NAME, ENCRYPTED, IMPOSSIBLE_SIZE, NO_MEMORY, NOT_NATIVE, NOT_RUN, OK, OTHER_DISK,
-    OUT_OF_BOUNDS, OVERLAP, OVER_LIMIT, PATCHED, PREFIX_DIFFERS, READ_FAILED, STORED, TRAILING_BYTES, TRUNCATED,
-    UNSUPPORTED_METHOD, UNSUPPORTED_VERSION, crc32_of, decode, is_native, is_possible)
-from archivestream._native.codecs cimport BZIP2, LZMA, XZ
-from archivestream._native.zipscan cimport (
-    ALIAS_BIT, BAD_NAME_BIT, ENCRYPTED_BIT, FORBIDDEN_BITS, LOCAL_HEADER, OTHER_DISK_BIT, OUT_OF_RANGE_BIT,
-    PATCHED_BIT, RAW_NAME_BIT, VERSION_BIT, check_local_header)
+    BAD_CHECKSUM, NOT_RUN, NO_MEMORY, OK, OVERLAP, PREFIX_DIFFERS, READ_FAILED, STORED, TRAILING_BYTES,
+    TRUNCATED, crc32_of, decode)
+from archivestream._native.plan cimport (
+    Group, Source, end_of_room, is_direct, load_span, locate, name_of, source_of, store_span)
+from archivestream._native.zipscan cimport LOCAL_HEADER, check_local_header
 
 cdef extern from "positional_io.hpp" nogil:
     long long read_at "archivestream::read_at"(int fd, void *into, size_t size, uint64_t offset)
@@ -28,7 +23,6 @@ cdef extern from "positional_io.hpp" nogil:
 
 cdef extern from *:
     """
-    #include <atomic>
     #include <cstdint>
     #include <cstdlib>
 
@@ -56,214 +50,15 @@ cdef extern from *:
       ~Scratch() { std::free(data); }
     };
     static thread_local Scratch scratch_in, scratch_out;
-
-    // Spans are learned by whichever thread comes first; all would write the same value.
-    static inline std::uint32_t load_span(const std::uint32_t *at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
-    static inline void store_span(std::uint32_t *at, std::uint32_t span) {
-      __atomic_store_n(at, span, __ATOMIC_RELAXED);
-    }
     """
     uint8_t *reserve_in "scratch_in.reserve"(size_t size) noexcept nogil
     uint8_t *reserve_out "scratch_out.reserve"(size_t size) noexcept nogil
     void trim_in "scratch_in.trim"() noexcept nogil
     void trim_out "scratch_out.trim"() noexcept nogil
-    uint32_t load_span(const uint32_t *at) noexcept nogil
-    void store_span(uint32_t *at, uint32_t span) noexcept nogil
-
-# Source and position in it, then the task.
-ctypedef pair[pair[uint32_t, uint64_t], uint32_t] FileOrder
 
 cdef enum:
-    NO_SUCCESSOR = 0xFFFFFFFF
-    SLACK = 512                 # bytes read past a block of unknown span: its local extra field, mostly
-    LARGEST_GAP = 4096          # bytes that may be read for nothing to join two blocks in one read
-    LARGEST_GROUP = 256 << 10   # bytes of one read: fits the second-level cache
-    SMALLEST_GROUP = 16 << 10
-    SMALLEST_DIRECT = 16 << 10  # stored blocks from here on are read to their place, not through scratch memory
     LARGEST_PREFIX = 4096
     LONGEST_EXTRA = 0xFFFF
-
-
-cdef Status admit(const Columns *columns, uint64_t block) noexcept nogil:
-    """Decide from the index alone whether a block may be read: before memory is taken for it."""
-    cdef uint16_t flags = columns.flags[block]
-    cdef uint16_t codec = columns.codec[block]
-    if flags & FORBIDDEN_BITS:
-        if flags & ENCRYPTED_BIT:
-            return ENCRYPTED
-        if flags & PATCHED_BIT:
-            return PATCHED
-        if flags & VERSION_BIT:
-            return UNSUPPORTED_VERSION
-        if flags & OTHER_DISK_BIT:
-            return OTHER_DISK
-        if flags & OUT_OF_RANGE_BIT:
-            return OUT_OF_BOUNDS
-        if flags & BAD_NAME_BIT:
-            return BAD_NAME
-        if flags & ALIAS_BIT and not columns.allow_overlap:
-            return OVERLAP
-    if columns.size[block] > columns.largest:
-        return OVER_LIMIT
-    if not is_native(codec) and codec != BZIP2 and codec != LZMA and codec != XZ:
-        return UNSUPPORTED_METHOD
-    if not is_possible(codec, columns.compressed_size[block], columns.size[block]):
-        return IMPOSSIBLE_SIZE
-    return OK if is_native(codec) else NOT_NATIVE
-
-
-cdef const uint8_t *name_of(const Columns *columns, uint32_t block, size_t *size) noexcept nogil:
-    """The bytes of a name as they stand in the archive."""
-    cdef uint64_t low = 0
-    cdef uint64_t high = columns.n_raw
-    cdef uint64_t middle
-    if columns.flags[block] & RAW_NAME_BIT:
-        while low < high:
-            middle = (low + high) // 2
-            if columns.raw_member[middle] < block:
-                low = middle + 1
-            else:
-                high = middle
-        size[0] = columns.raw_offset[low + 1] - columns.raw_offset[low]
-        return columns.raw_names + columns.raw_offset[low]
-    size[0] = columns.name_offset[block + 1] - columns.name_offset[block]
-    return columns.names + columns.name_offset[block]
-
-
-cdef uint32_t source_of(const Columns *columns, uint32_t block) noexcept nogil:
-    cdef uint32_t low = 0
-    cdef uint32_t high = columns.n_sources - 1
-    cdef uint32_t middle
-    while low < high:
-        middle = (low + high + 1) // 2
-        if columns.first_block[middle] <= block:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-cdef uint64_t end_of_room(const Columns *columns, const Task *task) noexcept nogil:
-    """Where the next block of the source, or its directory, begins: this one must end there or before."""
-    cdef const Source *source = &columns.sources[task.source]
-    cdef uint64_t next_block = <uint64_t> task.block + 1
-    if columns.allow_overlap:
-        return source.size
-    if columns.successor != NULL:
-        next_block = columns.successor[task.block]
-        if next_block == NO_SUCCESSOR:
-            return source.data_end
-    elif next_block == columns.first_block[task.source + 1]:
-        return source.data_end
-    return min(columns.offset[next_block], source.data_end)
-
-
-cdef void locate(const Columns *columns, Task *task, bint whole) noexcept nogil:
-    """Set the range that a task reads, or its status where there can be none.
-
-    With ``whole`` the range holds the longest local extra field that there can be: for callers who fetch the
-    range themselves, and cannot go back for more.
-    """
-    cdef uint64_t offset = columns.offset[task.block]
-    cdef uint64_t compressed_size = columns.compressed_size[task.block]
-    cdef uint64_t room, slack
-    cdef size_t name_size
-    cdef uint32_t span
-    task.source = source_of(columns, task.block)
-    room = end_of_room(columns, task)
-    if offset >= columns.sources[task.source].data_end and not columns.allow_overlap:
-        task.status = OUT_OF_BOUNDS
-        return
-    span = load_span(&columns.spans[task.block])
-    if span == 0:
-        name_of(columns, task.block, &name_size)
-        span = <uint32_t> (LOCAL_HEADER + name_size)
-        slack = LONGEST_EXTRA if whole else SLACK
-    else:
-        slack = 0
-    # In the form of subtractions: sums of numbers from a file can wrap.
-    if room < offset or room - offset < span or room - offset - span < compressed_size:
-        task.status = OVERLAP
-        return
-    task.begin = offset
-    task.end = offset + span + compressed_size
-    task.end += min(slack, room - task.end)
-
-
-cdef inline bint is_direct(const Plan *plan, const Task *task) noexcept nogil:
-    """Whether the bytes go from the file to their place with no scratch memory between."""
-    cdef const Columns *columns = plan.columns
-    return (
-        columns.codec[task.block] == STORED
-        and task.target != NULL
-        and columns.sources[task.source].fd >= 0
-        and columns.compressed_size[task.block] >= SMALLEST_DIRECT
-    )
-
-
-cdef Status make_groups(Plan *plan, size_t threads) noexcept nogil:
-    """Put the tasks in file order and group neighbours; tasks that failed already are left out."""
-    cdef FileOrder *order
-    cdef Task *tasks = plan.tasks
-    cdef Task *sorted_tasks
-    cdef Task *task
-    cdef size_t i, largest
-    cdef uint64_t total = 0
-    cdef bint in_order = True
-    cdef Group *group = NULL
-    for i in range(plan.n):
-        total += tasks[i].end - tasks[i].begin
-        if i and (
-            tasks[i].source < tasks[i - 1].source
-            or (tasks[i].source == tasks[i - 1].source and tasks[i].begin < tasks[i - 1].begin)
-        ):
-            in_order = False
-    plan.groups = <Group *> malloc((plan.n + 1) * sizeof(Group))
-    if plan.groups == NULL:
-        return NO_MEMORY
-    if not in_order:
-        sorted_tasks = <Task *> malloc(plan.n * sizeof(Task))
-        order = <FileOrder *> malloc(plan.n * sizeof(FileOrder))
-        if sorted_tasks == NULL or order == NULL:
-            free(sorted_tasks)
-            free(order)
-            return NO_MEMORY
-        for i in range(plan.n):
-            order[i].first.first = tasks[i].source
-            order[i].first.second = tasks[i].begin
-            order[i].second = <uint32_t> i
-        sort(order, order + plan.n)
-        for i in range(plan.n):
-            sorted_tasks[i] = tasks[order[i].second]
-        free(order)
-        free(tasks)
-        tasks = plan.tasks = sorted_tasks
-    # Small enough that each thread gets several groups, and none waits long for the last.
-    largest = max(<size_t> SMALLEST_GROUP, min(<size_t> LARGEST_GROUP, <size_t> (total // (4 * threads + 1))))
-    for i in range(plan.n):
-        task = &tasks[i]
-        if task.status != NOT_RUN:
-            group = NULL
-            continue
-        if (
-            group != NULL
-            and task.input == NULL
-            and task.source == tasks[group.begin].source
-            and task.begin - tasks[group.begin].begin <= largest
-            and task.end <= tasks[group.begin].begin + largest
-            and (task.begin <= tasks[i - 1].end or task.begin - tasks[i - 1].end <= LARGEST_GAP)
-            and not is_direct(plan, task)
-        ):
-            group.end = i + 1
-            continue
-        plan.groups[plan.n_groups].begin = i
-        plan.groups[plan.n_groups].end = i + 1
-        # Tasks that others could join: neither fetched already nor read straight to their place.
-        group = &plan.groups[plan.n_groups]
-        plan.n_groups += 1
-        if task.input != NULL or is_direct(plan, task):
-            group = NULL
-    return OK
 
 
 cdef void run_group(void *context, size_t index) noexcept nogil:

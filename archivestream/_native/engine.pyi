@@ -5,14 +5,12 @@ import numpy as np
 from _typeshed import ReadableBuffer
 from numpy.typing import NDArray
 
+from archivestream._native.work import PendingRead
+
 _Bytes: TypeAlias = ReadableBuffer | NDArray[Any]
 
 _Failure: TypeAlias = tuple[int, int, int, int]
 _Fetched: TypeAlias = Sequence[_Bytes | None] | None
-
-class PendingRead:
-    def done(self) -> bool: ...
-    def wait(self) -> list[_Failure]: ...
 
 class Reader:
     def __init__(

@@ -6,136 +6,20 @@ what failed. Nothing is raised for a bad block: the callers turn failures, which
 ``(position in the batch, block, Status, errno)``, into exceptions.
 """
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
-from libcpp cimport bool as cpp_bool
-from libcpp.memory cimport make_shared, shared_ptr
 
-from archivestream._native.blocks cimport (
-    Columns, Plan, Source, Task, admit, find_data, locate, make_groups, run_group, run_single)
+from archivestream._native.blocks cimport find_data, run_single
 from archivestream._native.buffers cimport settle_malloc
 from archivestream._native.codecs cimport (
     NOT_NATIVE, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, Status)
-
-cdef extern from "thread_pool.hpp" namespace "archivestream" nogil:
-    cdef cppclass Job:
-        Job(void (*work)(void *, size_t), void *context, size_t items)
-        cpp_bool help(double seconds)
-        void cancel()
-        cpp_bool done()
-        cpp_bool wait(double seconds)
-    cdef cppclass ThreadPool:
-        @staticmethod
-        ThreadPool &instance()
-        @staticmethod
-        uint64_t generation()
-        void run(const shared_ptr[Job] &job, size_t helpers)
-
-cdef extern from *:
-    """
-    static inline std::shared_ptr<archivestream::Job> new_job(
-        void (*work)(void *, std::size_t), void *context, std::size_t items) {
-      return std::make_shared<archivestream::Job>(work, context, items);
-    }
-    """
-    shared_ptr[Job] new_job(void (*work)(void *, size_t) noexcept nogil, void *context, size_t items) except +
-
-# How long a wait goes on before it looks for signals, so that Ctrl-C is answered.
-
-cdef double SLICE = 0.05
-
-
-@cython.no_gc_clear
-cdef class Batch:
-    """A plan with all the memory that it works on: kept alive, and in place, until the last thread has left."""
-
-    cdef Plan plan
-    cdef shared_ptr[Job] job
-    cdef uint64_t generation
-    cdef object owners
-
-    def __dealloc__(self):
-        if self.job and self.generation == ThreadPool.generation():
-            with nogil:
-                self.job.get().cancel()
-                while not self.job.get().wait(1.0):
-                    pass
-        free(self.plan.tasks)
-        free(self.plan.groups)
-
-    cdef int start(self, size_t threads, bint helping) except -1:
-        """Set the threads to work; with ``helping`` the caller is going to be one of them."""
-        cdef size_t helpers
-        cdef Status status
-        with nogil:
-            status = make_groups(&self.plan, threads)
-        if status == NO_MEMORY:
-            raise MemoryError("no memory for the plan of a batch")
-        self.job = new_job(run_group, &self.plan, self.plan.n_groups)
-        self.generation = ThreadPool.generation()
-        helpers = min(threads - helping, self.plan.n_groups - (helping and self.plan.n_groups > 0))
-        if helpers:
-            with nogil:
-                ThreadPool.instance().run(self.job, helpers)
-        return 0
-
-    cdef int finish(self) except -1:
-        """Work along until the batch is done. Raises what a signal handler raises (KeyboardInterrupt)."""
-        cdef bint done = False
-        cdef Job *job
-        if self.generation != ThreadPool.generation():
-            # Forked since: the threads are in the parent. The plan is whole, so run it here, anew.
-            self.job = new_job(run_group, &self.plan, self.plan.n_groups)
-            self.generation = ThreadPool.generation()
-            self.rewind()
-        job = self.job.get()
-        while not done:
-            with nogil:
-                done = job.help(SLICE) and job.wait(SLICE)
-            PyErr_CheckSignals()
-        return 0
-
-    cdef void rewind(self) noexcept nogil:
-        cdef size_t i, j
-        for i in range(self.plan.n_groups):
-            for j in range(self.plan.groups[i].begin, self.plan.groups[i].end):
-                self.plan.tasks[j].status = NOT_RUN
-                locate(self.plan.columns, &self.plan.tasks[j], self.plan.tasks[j].input != NULL)
-
-    cdef list failures(self):
-        cdef list found = []
-        cdef size_t i
-        cdef Task *task
-        for i in range(self.plan.n):
-            task = &self.plan.tasks[i]
-            if task.status != OK:
-                found.append((task.position, task.block, <int> task.status, task.error))
-        found.sort()
-        return found
-
-
-cdef class PendingRead:
-    """A batch that threads work on in the background."""
-
-    cdef Batch batch
-
-    def done(self):
-        """Whether `wait` would return at once."""
-        if self.batch.generation != ThreadPool.generation():
-            return False
-        return self.batch.job.get().done()
-
-    def wait(self):
-        """Wait, working along, and return the failures."""
-        self.batch.finish()
-        return self.batch.failures()
+from archivestream._native.plan cimport Columns, Plan, Source, Task, admit, locate
+from archivestream._native.work cimport PendingRead, Work
 
 
 cdef class Reader:
@@ -328,48 +212,48 @@ cdef class Reader:
             found.append((task.source, task.begin, task.end) if task.status == NOT_RUN else None)
         return found
 
-    cdef Batch _batch(self, const int64_t[::1] blocks, fetched, owners):
+    cdef Work _plan(self, const int64_t[::1] blocks, fetched, owners):
         """Make the plan of a batch, with no targets yet."""
-        cdef Batch batch = Batch.__new__(Batch)
+        cdef Work work = Work.__new__(Work)
         cdef size_t n = blocks.shape[0]
         cdef size_t i
         if n > 0xFFFFFFFF:
             raise ValueError("a batch has fewer than 2**32 members")
-        batch.owners = (self, fetched, owners)
-        batch.plan.columns = &self.columns
-        batch.plan.n = n
-        batch.plan.tasks = <Task *> malloc((n + 1) * sizeof(Task))
-        if batch.plan.tasks == NULL:
+        work.owners = (self, fetched, owners)
+        work.plan.columns = &self.columns
+        work.plan.n = n
+        work.plan.tasks = <Task *> malloc((n + 1) * sizeof(Task))
+        if work.plan.tasks == NULL:
             raise MemoryError("no memory for the plan of a batch")
         with nogil:
             for i in range(n):
-                self._prepare(&batch.plan.tasks[i], blocks[i], i, False)
+                self._prepare(&work.plan.tasks[i], blocks[i], i, False)
         if fetched is not None:
             for i, data in enumerate(fetched):
-                if data is not None and batch.plan.tasks[i].status == NOT_RUN:
-                    locate(&self.columns, &batch.plan.tasks[i], True)
-                    self._give_input(&batch.plan.tasks[i], data)
-        return batch
+                if data is not None and work.plan.tasks[i].status == NOT_RUN:
+                    locate(&self.columns, &work.plan.tasks[i], True)
+                    self._give_input(&work.plan.tasks[i], data)
+        return work
 
     def read_many(self, const int64_t[::1] blocks not None, fetched=None):
         """Return a list of bytes (None where a block failed) and the failures."""
-        cdef Batch batch = self._batch(blocks, fetched, None)
-        cdef list result = PyList_New(batch.plan.n)
+        cdef Work work = self._plan(blocks, fetched, None)
+        cdef list result = PyList_New(work.plan.n)
         cdef Task *task
         cdef size_t i
         settle_malloc()
-        for i in range(batch.plan.n):
+        for i in range(work.plan.n):
             PyList_SET_ITEM_none(result, i)
-        for i in range(batch.plan.n):
-            task = &batch.plan.tasks[i]
+        for i in range(work.plan.n):
+            task = &work.plan.tasks[i]
             if task.status == NOT_RUN:
                 data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> self.columns.size[task.block])
                 task.target = <uint8_t *> PyBytes_AS_STRING(data)
                 result[i] = data
-        batch.owners += (result,)
-        batch.start(self.threads, True)
-        batch.finish()
-        failures = batch.failures()
+        work.owners += (result,)
+        work.start(self.threads, True)
+        work.finish()
+        failures = work.failures()
         for failure in failures:
             result[failure[0]] = None
         return result, failures
@@ -396,20 +280,20 @@ cdef class Reader:
             offsets[i + 1] = offsets[i] + <int64_t> self.columns.size[blocks[i]]
         return None
 
-    cdef Batch _into(
+    cdef Work _into(
         self, const int64_t[::1] blocks, uint8_t[::1] out, const int64_t[::1] targets, fetched, size_t skip,
     ):
         """Make a batch whose block *i*, less `skip` bytes, goes to ``out[targets[i]:]``."""
-        cdef Batch batch = self._batch(blocks, fetched, (out,))
+        cdef Work work = self._plan(blocks, fetched, (out,))
         cdef uint8_t *base = &out[0] if out.shape[0] else NULL
         cdef Task *task
         cdef uint64_t size
         cdef size_t i
         cdef uint8_t nothing = 0
-        if <size_t> targets.shape[0] < batch.plan.n:
+        if <size_t> targets.shape[0] < work.plan.n:
             raise ValueError("a target is missing")
-        for i in range(batch.plan.n):
-            task = &batch.plan.tasks[i]
+        for i in range(work.plan.n):
+            task = &work.plan.tasks[i]
             if task.status != NOT_RUN:
                 continue
             size = self.columns.size[task.block]
@@ -421,17 +305,17 @@ cdef class Reader:
             ):
                 raise ValueError("a target lies outside the buffer")
             task.target = base + targets[i] if base != NULL else <uint8_t *> PyBytes_AS_STRING(b"")
-        return batch
+        return work
 
     def read_into(
         self, const int64_t[::1] blocks not None, uint8_t[::1] out not None,
         const int64_t[::1] targets not None, fetched=None,
     ):
         """Decode block *i* to ``out[targets[i]:]`` and return the failures."""
-        cdef Batch batch = self._into(blocks, out, targets, fetched, 0)
-        batch.start(self.threads, True)
-        batch.finish()
-        return batch.failures()
+        cdef Work work = self._into(blocks, out, targets, fetched, 0)
+        work.start(self.threads, True)
+        work.finish()
+        return work.failures()
 
     def submit(
         self, const int64_t[::1] blocks not None, uint8_t[::1] out not None,
@@ -439,8 +323,8 @@ cdef class Reader:
     ):
         """Begin to do what `read_into` does, in the background."""
         cdef PendingRead pending = PendingRead.__new__(PendingRead)
-        pending.batch = self._into(blocks, out, targets, fetched, 0)
-        pending.batch.start(self.threads, False)
+        pending.work = self._into(blocks, out, targets, fetched, 0)
+        pending.work.start(self.threads, False)
         return pending
 
     def read_slots(
@@ -461,7 +345,7 @@ cdef class Reader:
         cdef list failures = []
         cdef int64_t[::1] chosen
         cdef int64_t[::1] targets
-        cdef Batch batch
+        cdef Work work
         if skip > 4096:
             raise ValueError("a prefix has at most 4096 bytes")
         for phase in range(2):
@@ -474,26 +358,26 @@ cdef class Reader:
             for i in range(count):
                 chosen[i] = blocks[2 * i + phase]
                 targets[i] = (2 * i + phase) * slot
-            batch = self._into(chosen, out, targets, None if fetched is None else fetched[phase::2], skip)
+            work = self._into(chosen, out, targets, None if fetched is None else fetched[phase::2], skip)
             for i in range(count):
-                if batch.plan.tasks[i].status == NOT_RUN and self.columns.size[chosen[i]] - skip != slot:
+                if work.plan.tasks[i].status == NOT_RUN and self.columns.size[chosen[i]] - skip != slot:
                     raise ValueError("members of a batch of arrays have one size")
-            batch.plan.skip = skip
-            batch.plan.prefix = &prefix[0] if skip else NULL
+            work.plan.skip = skip
+            work.plan.prefix = &prefix[0] if skip else NULL
             # The prefix must lie within the slot before: beyond it, other threads are at work.
             if out.shape[0]:
-                batch.plan.room = &out[0] + (skip if skip <= slot else <size_t> out.shape[0])
-            batch.start(self.threads, True)
-            batch.finish()
-            failures += [(2 * f[0] + phase, f[1], f[2], f[3]) for f in batch.failures()]
+                work.plan.room = &out[0] + (skip if skip <= slot else <size_t> out.shape[0])
+            work.start(self.threads, True)
+            work.finish()
+            failures += [(2 * f[0] + phase, f[1], f[2], f[3]) for f in work.failures()]
         return sorted(failures)
 
     def check(self, const int64_t[::1] blocks not None, fetched=None):
         """Decode and verify blocks without keeping them, and return the failures."""
-        cdef Batch batch = self._batch(blocks, fetched, None)
-        batch.start(self.threads, True)
-        batch.finish()
-        return batch.failures()
+        cdef Work work = self._plan(blocks, fetched, None)
+        work.start(self.threads, True)
+        work.finish()
+        return work.failures()
 
 
 cdef inline void PyList_SET_ITEM_none(list target, size_t i):

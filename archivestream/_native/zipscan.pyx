@@ -28,64 +28,11 @@ from archivestream._native.codecs cimport (
 from archivestream._native.loads cimport u16, u32, u64
 from archivestream._native.text cimport cp437_to_utf8, is_ascii, is_utf8
 
-cdef extern from *:
-    """
-    #include <algorithm>
-    #include <cstdint>
-    #include <cstring>
-    #include <numeric>
-    #include <vector>
-
-    // Fill `successor` with, for each member, the member whose local header comes next in the file (`none` for
-    // the last), and flag the members that share a header with another one of the same name.
-    static void order_members(const std::uint64_t *offsets, const std::uint64_t *name_offsets,
-                              const std::uint8_t *names, std::uint32_t n, std::uint32_t *successor,
-                              std::uint16_t *flags, std::uint16_t alias) {
-      const std::uint32_t none = UINT32_MAX;
-      std::vector<std::uint32_t> order(n);
-      std::iota(order.begin(), order.end(), 0u);
-      std::sort(order.begin(), order.end(), [=](std::uint32_t a, std::uint32_t b) {
-        return offsets[a] != offsets[b] ? offsets[a] < offsets[b] : a < b;
-      });
-      auto compare_names = [=](std::uint32_t a, std::uint32_t b) {
-        const std::uint64_t la = name_offsets[a + 1] - name_offsets[a];
-        const std::uint64_t lb = name_offsets[b + 1] - name_offsets[b];
-        const int c = std::memcmp(names + name_offsets[a], names + name_offsets[b], std::min(la, lb));
-        return c != 0 ? c : (la < lb ? -1 : la > lb);
-      };
-      for (std::uint32_t begin = 0, end; begin < n; begin = end) {
-        for (end = begin + 1; end < n && offsets[order[end]] == offsets[order[begin]];) ++end;
-        if (end - begin > 1) {
-          std::sort(order.begin() + begin, order.begin() + end, [=](std::uint32_t a, std::uint32_t b) {
-            const int c = compare_names(a, b);
-            return c != 0 ? c < 0 : a < b;
-          });
-        }
-        for (std::uint32_t i = begin; i < end; ++i) {
-          successor[order[i]] = end < n ? order[end] : none;
-          // Look-up by name gives the last of several: that one may be read.
-          if (i + 1 < end && compare_names(order[i], order[i + 1]) == 0) flags[order[i]] |= alias;
-        }
-      }
-    }
-
-    static bool append_raw(std::vector<std::uint32_t> &members, std::vector<std::uint64_t> &offsets,
-                           std::vector<std::uint8_t> &names, std::uint32_t member, const std::uint8_t *raw,
-                           std::size_t size) noexcept {
-      try {
-        members.push_back(member);
-        offsets.push_back(names.size());
-        names.insert(names.end(), raw, raw + size);
-        return true;
-      } catch (const std::bad_alloc &) {
-        return false;
-      }
-    }
-    """
-    bint cpp_append_raw "append_raw"(
+cdef extern from "zip_columns.hpp" namespace "archivestream":
+    bint cpp_append_raw "archivestream::append_raw"(
         vector[uint32_t] &members, vector[uint64_t] &offsets, vector[uint8_t] &names, uint32_t member,
         const uint8_t *raw, size_t size) noexcept nogil
-    void cpp_order_members "order_members"(
+    void cpp_order_members "archivestream::order_members"(
         const uint64_t *offsets, const uint64_t *name_offsets, const uint8_t *names, uint32_t n,
         uint32_t *successor, uint16_t *flags, uint16_t alias) except + nogil
 

@@ -72,6 +72,7 @@ class _Rates:
 
 def run(path: Path, size: int, settings: Settings) -> None:
     """Train from an archive through archivestream, then through `zipfile`; print both results."""
+    torch.set_num_threads(1)  # the network is so small that more would only wait for one another
     decode = DecodeTensor(size)
     images = open_images(path, decode)
     split = _split(len(images), settings.seed)

@@ -20,7 +20,7 @@ Loader: TypeAlias = DataLoader[Any]
 
 _CHANNELS = (16, 32, 64)
 _LEARNING_RATE = 3e-3
-_ROUNDS, _SECONDS = 3, 0.5  # loading is measured as the best of so many rounds, each this long
+_ROUNDS, _SECONDS = 3, 0.25  # loading is measured as the best of so many rounds, each this long
 
 
 @dataclass(frozen=True)
