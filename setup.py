@@ -188,17 +188,20 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def ask_pkg_config(library: Library, option: str) -> list[str]:
-    """Return the flags to compile or link with the system's copy of a library."""
-    command = [os.environ.get("PKG_CONFIG", "pkg-config"), option, library.name]
-    try:
-        answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise SetupError(
-            f"ARCHIVESTREAM_SYSTEM_LIBS=1, but `{shlex.join(command)}` fails: install pkg-config "
-            f"and the development files of {library.name} (Debian: pkg-config {library.name}-dev)"
-        ) from error
-    return shlex.split(answer.stdout)
+def use_system(library: Library) -> tuple[list[str], list[str]]:
+    """Return the flags to compile and link with the system's copy of a library."""
+    answers = []
+    for option in ("--cflags", "--libs"):
+        command = [os.environ.get("PKG_CONFIG", "pkg-config"), option, library.name]
+        try:
+            answer = subprocess.run(command, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise SetupError(
+                f"ARCHIVESTREAM_SYSTEM_LIBS=1, but `{shlex.join(command)}` fails: install pkg-config "
+                f"and the headers of {library.name} (on Debian: pkg-config {library.name}-dev)"
+            ) from error
+        answers.append(shlex.split(answer.stdout))
+    return answers[0], answers[1]
 
 
 class BuildExtensions(build_ext):
@@ -208,23 +211,25 @@ class BuildExtensions(build_ext):
         """Translate and build what is out of date."""
         from Cython.Build import cythonize
 
+        if os.environ.get("ARCHIVESTREAM_SYSTEM_LIBS") == "1":
+            use = use_system
+        else:
+            third_party()
+            use = self._use_static
         translated = cythonize(self.extensions, compiler_directives=DIRECTIVES, force=self.force)
         for extension, result in zip(self.extensions, translated, strict=True):
             extension.sources = result.sources
             extension.depends += result.depends  # the headers of its `cdef extern from`
             extension.extra_link_args += self._export_only_init()
             for library in LINKS.get(extension.name, ()):
-                compile_flags, link_flags = self._use(library)
+                compile_flags, link_flags = use(library)
                 extension.extra_compile_args += compile_flags
                 extension.extra_link_args += link_flags
             extension.depends.append(self._record_flags(extension))
         super().build_extensions()
 
-    def _use(self, library: Library) -> tuple[list[str], list[str]]:
-        """Return the flags to compile and to link with a library, which is built if need be."""
-        if os.environ.get("ARCHIVESTREAM_SYSTEM_LIBS") == "1":
-            return ask_pkg_config(library, "--cflags"), ask_pkg_config(library, "--libs")
-        third_party()
+    def _use_static(self, library: Library) -> tuple[list[str], list[str]]:
+        """Build a library, unless that has been done, and return the flags as `use_system` does."""
         include = str(library.folder / library.include)
         command = repr((getattr(self.compiler, "compiler_so", None), C_FLAGS))
         name = f"{library.package}-{hashlib.sha256(command.encode()).hexdigest()[:8]}"

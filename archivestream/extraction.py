@@ -95,7 +95,7 @@ def _safe_parts(reader: MemberReader, member: int) -> tuple[str, ...]:
     reason = None
     if not name or b"\0" in raw:
         reason = "the name is empty or contains a NUL"
-    elif name.startswith("/") or name[1:2] == ":" and name[:1].isalpha():
+    elif name.startswith("/") or (name[1:2] == ":" and name[:1].isalpha()):
         reason = "the name is an absolute path"
     elif ".." in parts:
         reason = "the name leads out of the folder"

@@ -179,7 +179,7 @@ def _join_offsets(parts: Sequence[Column]) -> Column:
 
 
 def _successor(part: Index, base: int) -> Column:
-    """The order of a part within the whole; a part without the column is in order."""
+    """Shift the order of a part to its place in the whole; a part without the column is in order."""
     n = len(part)
     if "successor" in part.columns:
         successor = part["successor"].astype(np.int64)

@@ -18,6 +18,7 @@ from archivestream.reader import MemberIds, MemberReader, empty_bytes
 __all__ = ["decode_array", "read_arrays"]
 
 _LONGEST_PREFIX = 4096  # what the engine leaves out at the start of a member
+_HEADERS = 64  # remembered for an archive, by the size of their members
 
 
 def read_arrays(
@@ -27,47 +28,53 @@ def read_arrays(
     if len(members) == 0:
         raise ValueError("no members: the shape of the arrays is not known")
     first = int(members[0])
-    shape, order, dtype, prefix = _read_header(reader, first)
-    stored_shape = shape[::-1] if order else shape
-    size = dtype.itemsize * math.prod(shape)
-    if len(prefix) + size != int(reader.index["size"][first]):
+    size = int(reader.index["size"][first])
+    # The header of another member of that size is a good guess: `read_slots` compares each member with it.
+    guess = reader.npy_headers.get(size)
+    if guess is not None and (out is None or (out.shape[1:], out.dtype) == _parse_header(guess)[::2]):
+        result, odd = _read_slots(reader, members, out, guess)
+        if 0 not in odd:
+            _copy_each(reader, members, odd, result)
+            return result
+    data = reader.read(first)
+    where = {"archive": reader.archive_name(first), "member": reader.index.name(first)}
+    prefix = _prefix(data, **where)
+    shape, _, dtype = _parse(prefix, **where)
+    if len(prefix) + dtype.itemsize * math.prod(shape) != size:
         raise CorruptArchiveError(
-            f"its header describes {size} bytes of array, and it holds "
-            f"{int(reader.index['size'][first]) - len(prefix)}",
-            archive=reader.archive_name(first),
-            member=reader.index.name(first),
+            f"its header describes {dtype.itemsize * math.prod(shape)} bytes of array, and it holds "
+            f"{size - len(prefix)}",
+            **where,
         )
-    if out is not None and (out.shape != (len(members), *shape) or out.dtype != dtype):
-        raise ValueError(
-            f"out has shape {out.shape} and type {out.dtype}; the batch needs {(len(members), *shape)} of {dtype}"
-        )
-    if out is not None and not (out.flags.c_contiguous and out.flags.writeable):
-        raise ValueError("out must be C-contiguous and writable")
-    if size == 0 or len(prefix) > _LONGEST_PREFIX or (out is not None and order and len(shape) > 1):
-        result = np.empty((len(members), *shape), dtype) if out is None else out
-        _copy_each(reader, members, range(len(members)), result)
-        return result
-    memory = empty_bytes(len(members) * size) if out is None else out.reshape(-1).view(np.uint8)
-    slots = memory.view(dtype).reshape(len(members), *stored_shape)
-    result = slots.transpose(0, *range(slots.ndim - 1, 0, -1)) if order else slots
-    same_size = reader.index["size"][members] == len(prefix) + size
-    if same_size.all():
-        odd = reader.read_slots(members, memory, prefix)
-    else:
-        odd = list(range(len(members)))
+    if len(reader.npy_headers) == _HEADERS:
+        reader.npy_headers.clear()
+    reader.npy_headers[size] = prefix
+    result, odd = _read_slots(reader, members, out, prefix)
     _copy_each(reader, members, odd, result)
     return result
 
 
-def _read_header(
-    reader: MemberReader, member: int
-) -> tuple[tuple[int, ...], bool, np.dtype[Any], bytes]:
-    """Return shape, Fortran order, type and the bytes of the header of a member."""
-    data = reader.read(member)
-    where = {"archive": reader.archive_name(member), "member": reader.index.name(member)}
-    prefix = _prefix(data, **where)
-    shape, order, dtype = _parse(prefix, **where)
-    return shape, order and len(shape) > 1, dtype, prefix
+def _read_slots(
+    reader: MemberReader, members: MemberIds, out: NDArray[Any] | None, prefix: bytes
+) -> tuple[NDArray[Any], list[int] | range]:
+    """Read the members that begin with a header to their places; return the array, and the places of the others."""
+    shape, fortran, dtype = _parse_header(prefix)
+    fortran = fortran and len(shape) > 1
+    n, size = len(members), dtype.itemsize * math.prod(shape)
+    if out is not None and (out.shape != (n, *shape) or out.dtype != dtype):
+        raise ValueError(
+            f"out has shape {out.shape} and type {out.dtype}; the batch needs {(n, *shape)} of {dtype}"
+        )
+    if out is not None and not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("out must be C-contiguous and writable")
+    if size == 0 or len(prefix) > _LONGEST_PREFIX or (out is not None and fortran):
+        return np.empty((n, *shape), dtype) if out is None else out, range(n)
+    memory = empty_bytes(n * size) if out is None else out.reshape(-1).view(np.uint8)
+    slots = memory.view(dtype).reshape(n, *(shape[::-1] if fortran else shape))
+    result = slots.transpose(0, *range(slots.ndim - 1, 0, -1)) if fortran else slots
+    if (reader.index["size"][members] == len(prefix) + size).all():
+        return result, reader.read_slots(members, memory, prefix)
+    return result, range(n)
 
 
 def _prefix(data: bytes | memoryview, archive: str | None, member: str | None) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ def _first_braces(pattern: str) -> tuple[int, list[str], int]:
                 inner = pattern[start + 1 : i]
                 if len(cuts) > 1:
                     cuts.append(i)
-                    return start, [pattern[a + 1 : b] for a, b in zip(cuts, cuts[1:], strict=False)], i + 1
+                    return start, [pattern[a + 1 : b] for a, b in itertools.pairwise(cuts)], i + 1
                 match = _RANGE.fullmatch(inner)
                 if match:
                     return start, _numbers(*match.groups()), i + 1

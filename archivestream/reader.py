@@ -153,6 +153,7 @@ class MemberReader:
             allow_overlap=limits.allow_overlap,
         )
         self._read = self._native.read
+        self.npy_headers: dict[int, bytes] = {}  # seen by `archivestream.npy`, by the size of their member
         self._has_foreign = not all(source.is_native for source in self.sources)
         self._has_fallbacks = bool(np.isin(index["codec"], list(FALLBACKS)).any())
 

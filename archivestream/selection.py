@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, SupportsIndex, TypeAlias, overload
 
@@ -40,10 +41,11 @@ class Selection:
         self.index = index
         self.archive = archive
         self.ids = ids
+        self._size = len(index) if ids is None else len(ids)
         self._table: NameTable | None = None
 
     def __len__(self) -> int:
-        return len(self.index) if self.ids is None else len(self.ids)
+        return self._size
 
     def narrow(self, places: MemberIds) -> Selection:
         """Select some positions of this selection."""
@@ -87,6 +89,8 @@ class Selection:
 
     def member(self, key: Key) -> int:
         """Return the row of a key in the index; raises where there is none."""
+        if type(key) is int and 0 <= key < self._size:  # most keys: spare them the questions below
+            return key if self.ids is None else int(self.ids[key])
         position = self.position(key)
         return position if self.ids is None else int(self.ids[position])
 
@@ -150,7 +154,7 @@ class Names(Sequence[str]):
             rows = self._selection.rows(begin, min(begin + _PIECE, len(self)))
             blob, offsets = self._selection.index.select_names(rows)
             text, bounds = blob.tobytes(), offsets.tolist()
-            for start, stop in zip(bounds, bounds[1:], strict=False):
+            for start, stop in itertools.pairwise(bounds):
                 yield text[start:stop].decode()
 
     def startswith(self, prefix: str) -> NDArray[np.bool_]:

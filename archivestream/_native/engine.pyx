@@ -62,7 +62,6 @@ cdef class Reader:
     ):
         cdef Columns *c = &self.columns
         cdef Source *source
-        cdef const uint8_t[::1] memory
         cdef uint64_t n = columns["size"].shape[0]
         self.owners = (owner, columns, first_block)
         self.views = []
@@ -289,7 +288,6 @@ cdef class Reader:
         cdef Task *task
         cdef uint64_t size
         cdef size_t i
-        cdef uint8_t nothing = 0
         if <size_t> targets.shape[0] < work.plan.n:
             raise ValueError("a target is missing")
         for i in range(work.plan.n):

@@ -12,6 +12,7 @@ cdef extern from "thread_pool.hpp" namespace "archivestream" nogil:
         void cancel()
         cpp_bool done()
         cpp_bool wait(double seconds)
+
     cdef cppclass ThreadPool:
         @staticmethod
         ThreadPool &instance()

@@ -175,12 +175,12 @@ def _check_extra(extra: bytes, name: bytes, where: str) -> list[tuple[int, bytes
 
 
 def _zip64(fields: Sequence[tuple[int, bytes]]) -> bytes:
-    """The first ZIP64 field (4.5.3), or nothing."""
+    """Return the first ZIP64 field (4.5.3), or nothing."""
     return next((data for kind, data in fields if kind == _ZIP64), b"")
 
 
 def _unicode_path(fields: Sequence[tuple[int, bytes]], name: bytes) -> bytes | None:
-    """The name in the Unicode Path field (4.6.9), if there is a valid one; two are one too many."""
+    """Return the name in the Unicode Path field (4.6.9), if there is a valid one; two are one too many."""
     valid = [
         data[5:]
         for kind, data in fields

@@ -54,5 +54,5 @@ class Source(ABC):
         """Say how the source differs from when it was opened, or None if it does not."""
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most hold nothing
         """Give back what the source holds; using it afterwards is an error."""

@@ -35,7 +35,7 @@ def demo(
     accuracy, and only the time differs.
     """
     with Console(stderr=True).status("Importing PyTorch"):
-        _require("torch", "PIL", *(() if archive else ("sklearn",)))
+        _require("PIL", *(() if archive else ("sklearn",)), "torch")
         from archivestream.cli.demo import comparison, images
         from archivestream.cli.demo.training import Settings
     settings = Settings(epochs, batch_size, workers, seed)

@@ -1,0 +1,125 @@
+"""The smoke run of the benchmarks: everything runs and all sides agree; speed is not tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CASES = {
+    "open_1m",
+    "getitem_10k",
+    "read_batch_10k",
+    "read_batch_10k_2t",
+    "stored_110k",
+    "stored_200b",
+    "stored_200b_random",
+    "read_arrays_224",
+    "dataloader_10k",
+    "epoch_memory",
+}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    pytest.importorskip("torch")
+    path = tmp_path_factory.mktemp("benchmarks") / "results.json"
+    done = run("-m", "benchmarks", "--quick", "--json", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(case in done.stdout for case in CASES)
+    return json.loads(path.read_text())
+
+
+def test_every_case_is_there(quick):
+    assert {result["case"] for result in quick["results"]} == CASES
+
+
+def test_every_case_has_ours_a_peer_and_the_limit(quick):
+    for result in quick["results"]:
+        measured = result["timings"] + result["figures"]
+        if result["case"] == "epoch_memory" and not Path("/proc/self/status").exists():
+            continue
+        assert {one["kind"] for one in measured} == {"ours", "peer", "limit"}, result["case"]
+
+
+def test_every_case_reads_bytes_and_takes_time(quick):
+    for result in quick["results"]:
+        assert result["members"] > 0
+        assert result["bytes"] > 0
+        for timing in result["timings"]:
+            assert 0 < timing["best_s"] <= timing["median_s"]
+            assert len(timing["rounds_s"]) >= 2
+
+
+def test_ratios_are_those_of_the_times(quick):
+    for result in quick["results"]:
+        best = {timing["side"]: timing["best_s"] for timing in result["timings"]}
+        for names, ratio in result["speed_ratios"].items():
+            of, than = names.split(" / ")
+            assert ratio["best"] == pytest.approx(best[than] / best[of])
+
+
+def test_targets_are_compared(quick):
+    without = {result["case"] for result in quick["results"] if not result["targets"]}
+    assert without <= {"stored_200b_random", "epoch_memory"}
+    for result in quick["results"]:
+        for target in result["targets"]:
+            assert isinstance(target["passed"], bool)
+
+
+def test_the_system_is_described(quick):
+    assert quick["quick"] is True
+    assert {"date", "cpu", "cores", "os", "python", "archivestream", "torch", "numpy"} <= set(
+        quick["system"]
+    )
+
+
+def test_list():
+    done = run("-m", "benchmarks", "--list")
+    assert done.returncode == 0, done.stderr
+    assert all(case in done.stdout for case in CASES)
+
+
+def test_an_unknown_case_is_refused():
+    done = run("-m", "benchmarks", "--case", "no_such_case")
+    assert done.returncode == 2
+    assert "no_such_case" in done.stderr
+
+
+def test_sides_that_read_other_bytes_are_refused():
+    program = """
+from benchmarks.measure import reading, time_sides
+sides = [reading("a", "ours", lambda: [b"1", b"2"]), reading("b", "peer", lambda: [b"2", b"1"])]
+time_sides(sides, 1)
+"""
+    done = run("-c", program)
+    assert done.returncode == 1
+    assert "the sides do not read the same" in done.stderr
+
+
+def test_the_limit_checks_every_crc(tmp_path):
+    program = """
+import sys, zipfile
+from pathlib import Path
+from benchmarks.limit import BatchLoop, Payloads
+path = Path(sys.argv[1])
+with zipfile.ZipFile(path, "w") as archive:
+    archive.writestr("a", b"good" * 100)
+    archive.writestr("b", b"bad" * 100, zipfile.ZIP_STORED)
+BatchLoop(Payloads.of(path), [[0, 1]]).run()
+path.write_bytes(path.read_bytes().replace(b"badbad", b"badbud", 1))
+BatchLoop(Payloads.of(path), [[0, 1]]).run()
+"""
+    done = run("-c", program, str(tmp_path / "damaged.zip"))
+    assert done.returncode == 1
+    assert "the limit loop fails at its member 1" in done.stderr
