@@ -28,6 +28,7 @@ from archivestream.errors import (
 )
 from archivestream.limits import Limits
 from archivestream.members import Member
+from archivestream.summary import Summary
 
 if TYPE_CHECKING:
     from archivestream.dataset import ArchiveDataset
@@ -47,6 +48,7 @@ __all__ = [
     "MemberNotFoundError",
     "PendingBatch",
     "SourceError",
+    "Summary",
     "UnsupportedFeatureError",
     "VerifyReport",
     "__version__",

@@ -27,6 +27,7 @@ from archivestream.paths import expand
 from archivestream.reader import MemberIds, MemberReader
 from archivestream.selection import Key, Keys, Names, Selection
 from archivestream.sources import FileObjectSource, LocalSource, MemorySource, Source
+from archivestream.summary import Summary, summarise
 
 __all__ = ["Archive", "Openable", "Progress", "open"]
 
@@ -37,7 +38,7 @@ _VERIFY_BYTES = 64 << 20
 _VERIFY_MEMBERS = 8192
 
 
-def open(  # noqa: A001  # the name that users type: archivestream.open
+def open(  # the name that users type: archivestream.open
     path: Openable | Sequence[Openable],
     *,
     strict: bool = False,
@@ -201,7 +202,9 @@ class Archive(Sequence[bytes]):
 
     def __init__(self, shared: _Shared, selection: Selection | None = None) -> None:
         self._shared = shared
-        self._selection = selection or Selection(shared.reader.index, shared.names[0])
+        if selection is None:
+            selection = Selection(shared.reader.index, shared.names[0])
+        self._selection = selection
 
     def __repr__(self) -> str:
         names = self._shared.names
@@ -359,6 +362,10 @@ class Archive(Sequence[bytes]):
             attributes=int(column["attributes"][member]),
             archive=self._shared.names[index.source_of(member)],
         )
+
+    def summary(self) -> Summary:
+        """Return what the archive holds, in numbers; no member is read."""
+        return summarise(self._selection)
 
     def namelist(self) -> list[str]:
         """Return the names of all members; `zipfile`'s name of ``list(self.names)``."""

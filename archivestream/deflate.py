@@ -42,6 +42,9 @@ __all__ = [
 
 _RAW, _ZLIB, _GZIP = 0, 1, 2
 
+# What libdeflate makes of -1; a system's older one does not know that number.
+_DEFAULT_LEVEL = 6
+
 # A byte of DEFLATE yields at most so many (RFC 1951, 3.2.5: matches of 258 bytes, 2 bits each).
 _EXPANSION = 1032
 
@@ -88,9 +91,7 @@ def gzip_compress(data: Buffer, compresslevel: int = -1) -> bytearray:
     return _compress(data, compresslevel, _GZIP)
 
 
-def deflate_decompress(
-    data: Buffer, originalsize: int | None = None, *, bufsize: int | None = None
-) -> bytearray:
+def deflate_decompress(data: Buffer, originalsize: int | None = None, *, bufsize: int | None = None) -> bytearray:
     """Decompress a raw DEFLATE stream (RFC 1951).
 
     Parameters
@@ -114,16 +115,12 @@ def deflate_decompress(
     return _decompress(data, _one_of(originalsize, bufsize), _RAW)
 
 
-def zlib_decompress(
-    data: Buffer, originalsize: int | None = None, *, bufsize: int | None = None
-) -> bytearray:
+def zlib_decompress(data: Buffer, originalsize: int | None = None, *, bufsize: int | None = None) -> bytearray:
     """Decompress a zlib stream (RFC 1950) and check its Adler-32; see `deflate_decompress`."""
     return _decompress(data, _one_of(originalsize, bufsize), _ZLIB)
 
 
-def gzip_decompress(
-    data: Buffer, originalsize: int = 0, *, bufsize: int | None = None
-) -> bytearray:
+def gzip_decompress(data: Buffer, originalsize: int = 0, *, bufsize: int | None = None) -> bytearray:
     """Decompress the first member of gzip data (RFC 1952) and check its CRC-32.
 
     Parameters
@@ -174,7 +171,7 @@ def _compress(data: Buffer, level: int, wrapper: int) -> bytearray:
     level = index(level)
     if not -1 <= level <= 12:
         raise ValueError("compresslevel must be between -1 (default) and 12")
-    packed = codecs.compress(view, level, wrapper)
+    packed = codecs.compress(view, _DEFAULT_LEVEL if level == -1 else level, wrapper)
     if packed is None:
         raise DeflateError("Compression failed")
     return packed

@@ -27,6 +27,8 @@ class ArchiveError(Exception):
         As given.
     reason : str
         The message without the names in front of it.
+    others : list of Exception
+        What else went wrong, where a call goes on after the first error (`Archive.extract`).
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class ArchiveError(Exception):
         self.archive = archive
         self.member = member
         self.reason = message
+        self.others: list[Exception] = []
         parts = [] if archive is None else [archive]
         if member is not None:
             parts.append(f"member {member!r}")

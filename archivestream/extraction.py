@@ -34,6 +34,10 @@ def extract(
 ) -> list[Path]:
     """Write members below a folder: see `archivestream.Archive.extract`."""
     names = [_safe_parts(reader, member) for member in members]  # before anything is written
+    # Of several members with one name, the last is meant, as everywhere.
+    last = {parts: i for i, parts in enumerate(names)}
+    members = [members[i] for i in last.values()]
+    names = list(last)
     root = Path(target)
     root.mkdir(parents=True, exist_ok=True)
     sizes = reader.index["size"]
@@ -64,6 +68,8 @@ def extract(
             if progress is not None:
                 progress(done, total)
     if errors:
+        if isinstance(errors[0], ArchiveError):
+            errors[0].others = errors[1:]
         raise errors[0]
     return written
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass
 
-__all__ = ["METHODS", "Member"]
+__all__ = ["METHODS", "NATIVE_METHODS", "Member"]
 
 # The compression methods of ZIP (APPNOTE 4.4.5): the names that messages and listings show.
 METHODS = {
@@ -34,6 +34,8 @@ METHODS = {
     98: "ppmd",
     99: "aes",
 }
+# Those that native code decodes.
+NATIVE_METHODS = (0, 8, 93)
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,7 @@ class Names(Sequence[str]):
                 chosen = np.flatnonzero(fits)
                 there = names[end[chosen] - back]
                 fits[chosen] = there == byte
-                if ignore_case and chr(byte).isalpha():
+                if ignore_case and byte < 0x80 and chr(byte).isalpha():
                     fits[chosen] |= there == byte ^ 0x20
             found |= fits
         return found

@@ -26,14 +26,9 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(archivestream.__file__).pare
 
 # Runs the command line as if a package were not installed.
 WITHOUT = """
-import sys
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name == {!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Missing())
+from importlib.machinery import PathFinder
+find_spec = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *more: None if name == {!r} else find_spec(name, *more)
 from archivestream.__main__ import main
 main()
 """

@@ -25,15 +25,17 @@ __all__ = ["cat", "extract"]
 
 def cat(
     archive: ArchivePath,
-    names: Annotated[list[str], typer.Argument(metavar="NAME", show_default=False)],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME", show_default=False, help="Members, by their exact names."),
+    ],
     strict: Strict = False,
     encoding: Encoding = None,
 ) -> None:
     """Write the bytes of members to standard output."""
     with open_archive(archive, strict=strict, encoding=encoding) as opened:
-        view = opened.select(
-            names
-        )  # a name that is not there is an error before anything is written
+        # All names at once: one that is not there is an error before anything is written.
+        view = opened.select(names)
         for position in range(len(view)):
             with view.open_member(position) as contents:
                 shutil.copyfileobj(contents, sys.stdout.buffer, 1 << 20)

@@ -46,8 +46,10 @@ class Commands(TyperGroup):
 
 
 def print_error(error: BaseException) -> None:
-    """Print an error on standard error, in one line that cannot control a terminal."""
+    """Print an error, and those that came with it, in lines that cannot control a terminal."""
     print(f"archivestream: error: {printable(_message(error))}", file=sys.stderr)
+    for other in error.others if isinstance(error, ArchiveError) else ():
+        print_error(other)
 
 
 def _message(error: BaseException) -> str:

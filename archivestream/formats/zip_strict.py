@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-
 from archivestream.errors import CorruptArchiveError
 from archivestream.index import Index
 from archivestream.sources import Source

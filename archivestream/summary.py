@@ -1,0 +1,88 @@
+"""What an archive holds, in numbers: from the columns of the index, no member is read."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from archivestream._native.zipscan import MemberFlag
+from archivestream.fallback import FALLBACKS
+from archivestream.members import METHODS, NATIVE_METHODS
+from archivestream.selection import Names, Selection
+
+__all__ = ["Summary", "summarise"]
+
+_UNSUPPORTED = MemberFlag.PATCHED_BIT | MemberFlag.VERSION_BIT | MemberFlag.OTHER_DISK_BIT
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `Archive.summary` tells.
+
+    Attributes
+    ----------
+    format : str
+        The container: ``"zip"``.
+    archives, members, files, directories : int
+        How many there are.
+    size, compressed_size : int
+        Bytes of all members, decoded and in the archive.
+    methods : dict of str to int
+        Members of each compression method, by its name.
+    encrypted, unsupported : int
+        Members that cannot be read: those that need a password, and the others.
+    index_bytes : int
+        Memory of the index of the whole archive.
+    largest : tuple of (str, int), or None
+        Name and size of the largest member.
+    extensions : dict of str to int
+        Files of each extension (in lower case, with its dot), the most frequent first.
+    """
+
+    format: str
+    archives: int
+    members: int
+    files: int
+    directories: int
+    size: int
+    compressed_size: int
+    methods: dict[str, int]
+    encrypted: int
+    unsupported: int
+    index_bytes: int
+    largest: tuple[str, int] | None
+    extensions: dict[str, int]
+
+
+def summarise(selection: Selection) -> Summary:
+    """Sum up some members: see `archivestream.Archive.summary`."""
+    index, names = selection.index, Names(selection)
+    rows = selection.rows(0, len(selection))
+    size, codec, flags = index["size"][rows], index["codec"][rows], index["flags"][rows]
+    encrypted = flags & MemberFlag.ENCRYPTED_BIT != 0
+    unsupported = ~np.isin(codec, [*NATIVE_METHODS, *FALLBACKS]) | (flags & _UNSUPPORTED != 0)
+    methods, counts = np.unique(codec, return_counts=True)
+    extensions = Counter(posixpath.splitext(name)[1].lower() for name in names if not name.endswith("/"))
+    files = extensions.total()
+    largest = int(size.argmax()) if len(size) else None
+    return Summary(
+        format="zip",
+        archives=len(index.data_end),
+        members=len(selection),
+        files=files,
+        directories=len(selection) - files,
+        size=int(size.sum()),
+        compressed_size=int(index["compressed_size"][rows].sum()),
+        methods={
+            METHODS.get(method, f"method {method}"): count
+            for method, count in zip(methods.tolist(), counts.tolist(), strict=True)
+        },
+        encrypted=int(encrypted.sum()),
+        unsupported=int((unsupported & ~encrypted).sum()),
+        index_bytes=index.nbytes,
+        largest=None if largest is None else (names[largest], int(size[largest])),
+        extensions=dict(extensions.most_common()),
+    )
