@@ -91,6 +91,8 @@ DIRECTIVES = {
     "embedsignature": True,
     "embedsignature.format": "python",
     "freethreading_compatible": True,
+    "auto_pickle": False,
+    "autotestdict": False,
 }
 
 # No -march: the libraries choose their code at run time, and a wheel must run everywhere.
@@ -142,9 +144,7 @@ def download(library: Library, target: Path) -> None:
     """Download the source distribution of a package with pip, from where pip is set up to look."""
     with scratch_folder() as scratch:
         requirements = scratch / "requirements.txt"
-        requirements.write_text(
-            f"{library.package}=={library.version} --hash=sha256:{library.sha256}\n"
-        )
+        requirements.write_text(f"{library.package}=={library.version} --hash=sha256:{library.sha256}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--no-binary", library.package, "--no-build-isolation"]
         command += ["--dest", str(scratch), "--requirement", str(requirements)]
@@ -206,6 +206,11 @@ def use_system(library: Library) -> tuple[list[str], list[str]]:
 
 class BuildExtensions(build_ext):
     """Compile the C libraries once, then the extensions that link them."""
+
+    def finalize_options(self) -> None:
+        """Build as many extensions at a time as there are processors."""
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self) -> None:
         """Translate and build what is out of date."""

@@ -1,9 +1,12 @@
-from typing import Final
+from typing import Final, final
+
+from typing_extensions import Self
 
 RECYCLED_BYTES: Final[int]
 ALIGNMENT: Final[int]
 
+@final
 class Buffer:
-    def __init__(self, size: int = 0) -> None: ...
+    def __new__(cls, size: int = 0) -> Self: ...
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...

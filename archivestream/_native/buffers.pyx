@@ -5,6 +5,7 @@ a batch of samples is a good part of the time that decoding takes. Freed batch b
 a few of them and up to `RECYCLED_BYTES` in all, and the next batch of about that size takes one over.
 """
 
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 
 cdef extern from *:
@@ -119,6 +120,7 @@ cdef void settle_malloc() noexcept nogil:
     cpp_settle_malloc()
 
 
+@cython.final
 cdef class Buffer:
     """Writable bytes, aligned to `ALIGNMENT`, not initialised.
 

@@ -1,9 +1,10 @@
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from _typeshed import ReadableBuffer
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 from archivestream._native.work import PendingRead
 
@@ -12,9 +13,10 @@ _Bytes: TypeAlias = ReadableBuffer | NDArray[Any]
 _Failure: TypeAlias = tuple[int, int, int, int]
 _Fetched: TypeAlias = Sequence[_Bytes | None] | None
 
+@final
 class Reader:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         columns: dict[str, NDArray[Any]],
         sources: Sequence[tuple[int, _Bytes | None, int, int]],
         first_block: NDArray[np.uint64],
@@ -25,7 +27,7 @@ class Reader:
         verify: bool,
         strict: bool,
         allow_overlap: bool,
-    ) -> None: ...
+    ) -> Self: ...
     def read(self, block: int) -> bytes | tuple[int, int]: ...
     def payload(
         self, block: int, fetched: _Bytes | None = None

@@ -6,6 +6,7 @@ what failed. Nothing is raised for a bad block: the callers turn failures, which
 ``(position in the batch, block, Status, errno)``, into exceptions.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
@@ -22,6 +23,7 @@ from archivestream._native.plan cimport Columns, Plan, Source, Task, admit, loca
 from archivestream._native.work cimport PendingRead, Work
 
 
+@cython.final
 cdef class Reader:
     """Reads the blocks of an index from their sources.
 

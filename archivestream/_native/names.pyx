@@ -5,6 +5,7 @@ member. The hash is SipHash-1-3 (Aumasson and Bernstein, 2012; the variant of CP
 key: names come from strangers, and nobody can choose them to collide.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -66,6 +67,7 @@ cdef uint64_t siphash(uint64_t k0, uint64_t k1, const uint8_t *data, size_t size
     return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
+@cython.final
 cdef class NameTable:
     """Position of each name; of equal names, the last one.
 

@@ -1,5 +1,9 @@
+from typing import final
+
+@final
 class PendingRead:
     def done(self) -> bool: ...
     def wait(self) -> list[tuple[int, int, int, int]]: ...
 
+@final
 class Work: ...

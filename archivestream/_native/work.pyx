@@ -22,6 +22,7 @@ cdef extern from *:
 cdef double SLICE = 0.05
 
 
+@cython.final
 @cython.no_gc_clear
 cdef class Work:
     """A plan with all the memory that it works on: kept alive, and in place, until the last thread has left."""
@@ -89,6 +90,7 @@ cdef class Work:
         return found
 
 
+@cython.final
 cdef class PendingRead:
     """A batch that threads work on in the background."""
 

@@ -1,7 +1,8 @@
 from enum import IntEnum
-from typing import Final
+from typing import Final, final
 
 from _typeshed import ReadableBuffer
+from typing_extensions import Self
 
 from archivestream._native.buffers import Buffer
 
@@ -30,9 +31,10 @@ class Fault(IntEnum):
     OUT_OF_MEMORY = 7
     TOO_MANY = 8
 
+@final
 class DirectoryScanner:
     @property
     def count(self) -> int: ...
-    def __init__(self, directory_size: int, prefix: int) -> None: ...
+    def __new__(cls, directory_size: int, prefix: int) -> Self: ...
     def feed(self, chunk: ReadableBuffer) -> tuple[int, int]: ...
     def finish(self) -> dict[str, Buffer]: ...

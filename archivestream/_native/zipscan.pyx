@@ -17,6 +17,7 @@ Central directory header, 4.3.12 (all little-endian)::
     46  name, extra field, comment
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy
@@ -96,6 +97,7 @@ cdef struct Entry:
     size_t unicode_path_size
 
 
+@cython.final
 cdef class DirectoryScanner:
     """Turns a central directory, fed in pieces, into columns.
 
