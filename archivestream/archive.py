@@ -26,7 +26,13 @@ from archivestream.members import Member
 from archivestream.paths import expand
 from archivestream.reader import MemberIds, MemberReader
 from archivestream.selection import Key, Keys, Names, Selection
-from archivestream.sources import FileObjectSource, LocalSource, MemorySource, Source
+from archivestream.sources import (
+    FileObjectSource,
+    LocalSource,
+    MemorySource,
+    OpenFileSource,
+    Source,
+)
 from archivestream.summary import Summary, summarise
 
 __all__ = ["Archive", "Openable", "Progress", "open"]
@@ -117,7 +123,7 @@ def _sources(path: Openable | Sequence[Openable]) -> list[Source]:
             raise ValueError("an empty list of archives")
         several = cast("Sequence[Openable]", path)
         return [source for one in several for source in _sources(one)]
-    return [FileObjectSource(path)]
+    return [OpenFileSource(path) if OpenFileSource.fits(path) else FileObjectSource(path)]
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ class _Shared:
 
     def __reduce__(self) -> tuple[Any, ...]:
         places = [
-            source.path if isinstance(source, LocalSource) else source
+            source.path if type(source) is LocalSource else source
             for source in self.reader.sources
         ]
         return _reopen, (places, self.options, self.reader.index.fingerprint())
@@ -521,5 +527,5 @@ def _verify_large(reader: MemberReader, member: int) -> dict[int, Exception]:
             while contents.read(1 << 20):
                 pass
     except ArchiveError as error:
-        return {0: error}
+        return {0: error.with_traceback(None)}
     return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -112,6 +113,7 @@ class ArchiveDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         """Return one sample, or (sample, label)."""
+        index = operator.index(index)
         return self._sample(index, self.archive[index])
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
@@ -124,11 +126,16 @@ class ArchiveDataset(Dataset[Any]):
 
     def _sample(self, index: int, data: bytes) -> Any:
         sample: Any = data
+        target: Any = None
         try:
             if self._decode is not None:
                 sample = self._decode(data)
             if self.transform is not None:
                 sample = self.transform(sample)
+            if self.labels is not None:
+                target = int(self.targets[index])
+            if self.target_transform is not None:
+                target = self.target_transform(target)
         except ArchiveError as error:
             if error.member is not None:
                 raise
@@ -139,10 +146,7 @@ class ArchiveDataset(Dataset[Any]):
                 info = self.archive.info(index)
                 error.add_note(f"{info.archive}: member {info.name!r}")
             raise
-        if self.labels is None:
-            return sample
-        target: Any = int(self.targets[index])
-        return sample, target if self.target_transform is None else self.target_transform(target)
+        return sample if self.labels is None else (sample, target)
 
     def _label(self) -> None:
         folders = [name.rpartition("/")[0].rpartition("/")[2] for name in self.names]

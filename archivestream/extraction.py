@@ -63,14 +63,18 @@ def extract(
                     _write(reader, member, path, contents.pop(i, None), overwrite)
                 written.append(path)
             except (ArchiveError, MemoryError) as error:
-                errors.append(error)  # the others are written all the same
+                errors.append(error.with_traceback(None))  # the others are written all the same
             done += int(sizes[member])
             if progress is not None:
                 progress(done, total)
     if errors:
-        if isinstance(errors[0], ArchiveError):
-            errors[0].others = errors[1:]
-        raise errors[0]
+        first = errors[0]
+        if isinstance(first, ArchiveError):
+            first.others = errors[1:]
+        try:
+            raise first
+        finally:
+            del first, errors  # or the exception, its traceback and this frame would keep one another
     return written
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -77,6 +76,8 @@ class Index:
             self.columns[name] = column
         bounds = [0, len(self)] if first_block is None else first_block
         self.first_block = np.asarray(bounds, np.uint64)
+        self._table: NameTable | None = None
+        self._raw_table: dict[bytes, int] | None = None
         self.data_end = tuple(data_end)
 
     def __len__(self) -> int:
@@ -116,16 +117,21 @@ class Index:
         where = np.repeat(begin - offset[:-1], length) + np.arange(offset[-1])
         return self["names"][where], offset.astype(np.uint64)
 
-    @cached_property
+    @property
     def table(self) -> NameTable:
         """The look-up table of the names, built on first use."""
-        return NameTable(self["names"], self["name_offset"])
+        # With no lock, which a fork could leave held: two threads may both build it, to the same result.
+        if self._table is None:
+            self._table = NameTable(self["names"], self["name_offset"])
+        return self._table
 
-    @cached_property
+    @property
     def raw_table(self) -> dict[bytes, int]:
         """The members whose names stand otherwise in the archive, by those bytes."""
-        members = self.columns.get("raw_member", np.empty(0, np.uint32)).tolist()
-        return {self.raw_name(member): member for member in members}
+        if self._raw_table is None:
+            members = self.columns.get("raw_member", np.empty(0, np.uint32)).tolist()
+            self._raw_table = {self.raw_name(member): member for member in members}
+        return self._raw_table
 
     def find(self, name: str | bytes) -> int:
         """Return the member of a name (the last of several), or -1; bytes are a name as it stands in the archive."""

@@ -310,7 +310,8 @@ class MemberReader:
             except (ArchiveError, MemoryError) as bad:
                 if errors is None:
                     raise
-                errors[position] = bad
+                # Without its traceback, which would keep the archive open as long as the exception is kept.
+                errors[position] = bad.with_traceback(None)
 
     def _fall_back(self, member: int, fetched: memoryview | None) -> bytes:
         payload = self._native.payload(member, fetched)
@@ -341,6 +342,7 @@ class PendingMembers:
     ) -> None:
         self._pending = pending
         self._settle = settle
+        self._settled = False
         self.data = data
         self.offsets = offsets
 
@@ -350,7 +352,9 @@ class PendingMembers:
 
     def wait(self) -> None:
         """Wait for the batch; raises for the first member that is bad."""
-        self._settle(self._pending.wait())
+        if not self._settled:  # once it is, the memory is the caller's
+            self._settle(self._pending.wait())
+            self._settled = True
 
 
 def _placer(data: _Bytes, offsets: MemberIds) -> Callable[[int, bytes], None]:

@@ -135,12 +135,8 @@ cdef class Buffer:
         If there is not so much memory.
     """
 
-    def __cinit__(self, size_t size=0, *, bint _adopting=False):
-        self.data = NULL
+    def __cinit__(self, size_t size=0):
         self.size = size
-        self.capacity = 0
-        if _adopting:
-            return
         self.data = <uint8_t *> cpp_take(size, &self.capacity)
         if self.data == NULL:
             raise MemoryError(f"cannot allocate {size} bytes")
@@ -152,9 +148,10 @@ cdef class Buffer:
     @staticmethod
     cdef Buffer adopt(void *memory, size_t size):
         """Own a block of malloc; NULL is an empty buffer."""
+        cdef Buffer self = Buffer(0)
         if memory == NULL:
-            return Buffer(0)
-        cdef Buffer self = Buffer.__new__(Buffer, 0, _adopting=True)
+            return self
+        cpp_give(self.data, self.capacity)
         self.data = <uint8_t *> memory
         self.size = size
         self.capacity = size

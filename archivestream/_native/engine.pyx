@@ -230,6 +230,8 @@ cdef class Reader:
             for i in range(n):
                 self._prepare(&work.plan.tasks[i], blocks[i], i, False)
         if fetched is not None:
+            if len(fetched) != <Py_ssize_t> n:
+                raise ValueError(f"{len(fetched)} inputs for a batch of {n}")
             for i, data in enumerate(fetched):
                 if data is not None and work.plan.tasks[i].status == NOT_RUN:
                     locate(&self.columns, &work.plan.tasks[i], True)

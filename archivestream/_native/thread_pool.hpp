@@ -13,6 +13,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 
@@ -106,15 +107,24 @@ class ThreadPool {
   static std::uint64_t generation() { return forks().load(std::memory_order_relaxed); }
 
   // Ask up to `helpers` threads to take part in the job. Throws nothing: a job needs no helper to end.
-  void run(const std::shared_ptr<Job> &job, std::size_t helpers) noexcept {
+  // False where there is no thread at all, and the caller has to do everything.
+  bool run(const std::shared_ptr<Job> &job, std::size_t helpers) noexcept {
+    bool asked = false;
     try {
       std::lock_guard<std::mutex> lock(mutex_);
-      for (std::size_t i = 0; i < helpers; ++i) queue_.push_back(job);
-      while (threads_ < helpers) start_thread();
-    } catch (const std::exception &) {
-      // No thread or no memory to be had: those that are there, and the caller, do the work.
+      try {
+        while (threads_ < helpers) start_thread();
+      } catch (const std::system_error &) {
+        // No more threads to be had: those that are there do the work.
+      }
+      for (std::size_t i = 0; i < helpers && threads_ > 0; ++i) {
+        queue_.push_back(job);
+        asked = true;
+      }
+    } catch (const std::bad_alloc &) {
     }
     wake_.notify_all();
+    return asked;
   }
 
  private:

@@ -18,19 +18,22 @@ cdef extern from "thread_pool.hpp" namespace "archivestream" nogil:
         ThreadPool &instance()
         @staticmethod
         uint64_t generation()
-        void run(const shared_ptr[Job] &job, size_t helpers)
+        cpp_bool run(const shared_ptr[Job] &job, size_t helpers)
 
 
 cdef class Work:
     cdef Plan plan
     cdef shared_ptr[Job] job
     cdef uint64_t generation    # of the process that began it
+    cdef size_t threads
+    cdef bint alone             # no thread of the pool takes part
     cdef bint finished
     cdef object owners          # what keeps the memory in place
 
     cdef int start(self, size_t threads, bint helping) except -1
     cdef int finish(self) except -1
-    cdef void rewind(self) noexcept nogil
+    cdef int ask_threads(self, size_t helpers) except -1
+    cdef int after_fork(self) except -1
     cdef list failures(self)
 
 

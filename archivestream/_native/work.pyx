@@ -4,6 +4,7 @@
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport free
+from libcpp cimport bool as cpp_bool
 
 from archivestream._native.blocks cimport run_group
 from archivestream._native.codecs cimport NOT_RUN, NO_MEMORY, OK, Status
@@ -15,8 +16,16 @@ cdef extern from *:
         void (*work)(void *, std::size_t), void *context, std::size_t items) {
       return std::make_shared<archivestream::Job>(work, context, items);
     }
+
+    // Forget a job of the parent process for good: its locks may be held by threads that are not here, and
+    // destroying them would wait for those.
+    static inline void leak_job(std::shared_ptr<archivestream::Job> &job) {
+      new std::shared_ptr<archivestream::Job>(std::move(job));
+      job = nullptr;
+    }
     """
     shared_ptr[Job] new_job(void (*work)(void *, size_t) noexcept nogil, void *context, size_t items) except +
+    void leak_job(shared_ptr[Job] &job) noexcept
 
 # How long a wait goes on before it looks for signals, so that Ctrl-C is answered.
 cdef double SLICE = 0.05
@@ -28,7 +37,9 @@ cdef class Work:
     """A plan with all the memory that it works on: kept alive, and in place, until the last thread has left."""
 
     def __dealloc__(self):
-        if self.job and self.generation == ThreadPool.generation():
+        if self.job and self.generation != ThreadPool.generation():
+            leak_job(self.job)
+        elif self.job:
             with nogil:
                 self.job.get().cancel()
                 while not self.job.get().wait(1.0):
@@ -38,19 +49,38 @@ cdef class Work:
 
     cdef int start(self, size_t threads, bint helping) except -1:
         """Set the threads to work; with ``helping`` the caller is going to be one of them."""
-        cdef size_t helpers
         cdef Status status
+        self.threads = threads
         with nogil:
             status = make_groups(&self.plan, threads)
         if status == NO_MEMORY:
             raise MemoryError("no memory for the plan of a batch")
+        return self.ask_threads(threads - helping)
+
+    cdef int ask_threads(self, size_t helpers) except -1:
+        cdef cpp_bool asked = False
         self.job = new_job(run_group, &self.plan, self.plan.n_groups)
         self.generation = ThreadPool.generation()
-        helpers = min(threads - helping, self.plan.n_groups - (helping and self.plan.n_groups > 0))
+        # One group for the caller, or for the first thread.
+        helpers = min(helpers, self.plan.n_groups - (helpers < self.threads and self.plan.n_groups > 0))
         if helpers:
             with nogil:
-                ThreadPool.instance().run(self.job, helpers)
+                asked = ThreadPool.instance().run(self.job, helpers)
+        self.alone = not asked
         return 0
+
+    cdef int after_fork(self) except -1:
+        """Begin anew in a child process: the threads are in the parent, but the plan is whole."""
+        cdef size_t i, j
+        cdef Task *task
+        leak_job(self.job)
+        for i in range(self.plan.n_groups):
+            for j in range(self.plan.groups[i].begin, self.plan.groups[i].end):
+                task = &self.plan.tasks[j]
+                task.status = NOT_RUN
+                if task.input == NULL:
+                    locate(self.plan.columns, task, False)
+        return self.ask_threads(self.threads)
 
     cdef int finish(self) except -1:
         """Work along until the batch is done. Raises what a signal handler raises (KeyboardInterrupt)."""
@@ -59,10 +89,7 @@ cdef class Work:
         if self.finished:
             return 0    # the memory is the caller's again
         if self.generation != ThreadPool.generation():
-            # Forked since: the threads are in the parent. The plan is whole, so run it here, anew.
-            self.job = new_job(run_group, &self.plan, self.plan.n_groups)
-            self.generation = ThreadPool.generation()
-            self.rewind()
+            self.after_fork()
         job = self.job.get()
         while not done:
             with nogil:
@@ -70,13 +97,6 @@ cdef class Work:
             PyErr_CheckSignals()
         self.finished = True
         return 0
-
-    cdef void rewind(self) noexcept nogil:
-        cdef size_t i, j
-        for i in range(self.plan.n_groups):
-            for j in range(self.plan.groups[i].begin, self.plan.groups[i].end):
-                self.plan.tasks[j].status = NOT_RUN
-                locate(self.plan.columns, &self.plan.tasks[j], self.plan.tasks[j].input != NULL)
 
     cdef list failures(self):
         cdef list found = []
@@ -94,12 +114,19 @@ cdef class Work:
 cdef class PendingRead:
     """A batch that threads work on in the background."""
 
+    def __init__(self):
+        raise TypeError("made by Reader.submit")
+
     def done(self):
         """Whether `wait` would return at once."""
         if self.work.finished:
             return True
         if self.work.generation != ThreadPool.generation():
-            return False    # begun before a fork: there are no threads here that would do it
+            self.work.after_fork()
+        if self.work.alone:
+            # Nobody else does it, so do a part each time: asking for long enough comes to an end.
+            with nogil:
+                self.work.job.get().help(0)
         return self.work.job.get().done()
 
     def wait(self):

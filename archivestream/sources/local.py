@@ -1,15 +1,17 @@
-"""A file of the operating system."""
+"""Files of the operating system."""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import threading
+from typing import Any, BinaryIO
 
 from archivestream.sources.base import Source
 
-__all__ = ["LocalSource"]
+__all__ = ["LocalSource", "OpenFileSource"]
 
 
 class LocalSource(Source):
@@ -27,11 +29,14 @@ class LocalSource(Source):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.path.abspath(os.fspath(path))
-        self.name = os.fspath(path)
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         # A FIFO would block here until somebody writes to it.
-        self.descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+        self._adopt(os.fspath(path), os.open(path, flags | getattr(os, "O_NONBLOCK", 0)))
+
+    def _adopt(self, path: str, descriptor: int) -> None:
+        self.path = os.path.abspath(path)
+        self.name = path
+        self.descriptor = descriptor
         self._lock = threading.Lock()
         self._opened = os.fstat(self.descriptor)
         if not stat.S_ISREG(self._opened.st_mode):
@@ -72,7 +77,7 @@ class LocalSource(Source):
         try:
             there = os.stat(self.path)
         except OSError:
-            return None  # deleted: what is open is still whole
+            return None  # deleted, or never had a path: what is open is still whole
         if (there.st_dev, there.st_ino) != (before.st_dev, before.st_ino):
             return "another file stands at its path now"
         return None
@@ -86,3 +91,30 @@ class LocalSource(Source):
     def __del__(self) -> None:
         if getattr(self, "descriptor", -1) >= 0:
             self.close()
+
+
+class OpenFileSource(LocalSource):
+    """A regular file that somebody has opened already, read by offset, too.
+
+    Parameters
+    ----------
+    file : binary file object
+        As `open` makes them. It stays the property of the caller, who may close it.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        if file.writable():
+            file.flush()
+        name = file.name if isinstance(file.name, str) else f"<descriptor {file.fileno()}>"
+        self._adopt(name, os.dup(file.fileno()))
+
+    @staticmethod
+    def fits(file: object) -> bool:
+        """Whether a file object is one of the operating system's, and nothing that decodes one."""
+        return type(getattr(file, "raw", file)) is io.FileIO
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            f"an archive opened from a file object ({self.name}) cannot be sent to another process; "
+            "open it by its path, or from bytes"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from typing import Any, BinaryIO
 
@@ -37,7 +38,9 @@ class MemorySource(Source):
 
 
 class FileObjectSource(Source):
-    """A seekable binary file object: one read at a time, under a lock.
+    """A seekable binary file object of any kind: one read at a time, under a lock.
+
+    Files of the operating system are better read by `OpenFileSource`: two processes share their position.
 
     Parameters
     ----------
@@ -61,11 +64,14 @@ class FileObjectSource(Source):
         self.name = str(getattr(file, "name", f"<{type(file).__name__}>"))
         self._file = file
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self.size = file.seek(0, io.SEEK_END)
 
     def readinto_at(self, offset: int, buffer: memoryview) -> int:
         """Fill a buffer from an offset; return how many bytes there were."""
         done = 0
+        if self._process != os.getpid():  # forked, maybe while a thread of the parent held the lock
+            self._lock, self._process = threading.Lock(), os.getpid()
         with self._lock:
             self._file.seek(offset)
             while done < len(buffer):
