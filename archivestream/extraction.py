@@ -40,6 +40,23 @@ def extract(
     names = list(last)
     root = Path(target)
     root.mkdir(parents=True, exist_ok=True)
+    written, errors = _write_all(reader, members, names, root, overwrite, progress)
+    if errors:
+        if isinstance(errors[0], ArchiveError):
+            errors[0].others = errors[1:]
+        raise errors.pop(0)  # no variable of this frame refers to it, or they would keep each other
+    return written
+
+
+def _write_all(
+    reader: MemberReader,
+    members: Sequence[int],
+    names: Sequence[tuple[str, ...]],
+    root: Path,
+    overwrite: bool,
+    progress: Callable[[int, int], object] | None,
+) -> tuple[list[Path], list[Exception]]:
+    """Write the good members, and return what was written and what is wrong with the others."""
     sizes = reader.index["size"]
     total = sum(int(sizes[member]) for member in members)
     written: list[Path] = []
@@ -47,35 +64,27 @@ def extract(
     done = 0
     for batch in _batches(members, sizes):
         small = [i for i in batch if not _is_dir(reader, members[i]) and sizes[members[i]] <= _BATCH_BYTES]
+        found: dict[int, Exception] = {}
         chosen = np.array([members[i] for i in small], np.int64)
-        bad: dict[int, Exception] = {}
-        contents = dict(zip(small, reader.read_many(chosen, bad), strict=True))
-        bad = {small[place]: error for place, error in bad.items()}
+        contents = dict(zip(small, reader.read_many(chosen, found), strict=True))
+        bad = {small[place]: error for place, error in found.items()}
         for i in batch:
-            member, path = members[i], root.joinpath(*names[i])
             try:
                 if i in bad:
                     raise bad[i]
-                if _is_dir(reader, member):
+                path = root.joinpath(*names[i])
+                if _is_dir(reader, members[i]):
                     _make_folders(root, names[i])
                 else:
                     _make_folders(root, names[i][:-1])
-                    _write(reader, member, path, contents.pop(i, None), overwrite)
+                    _write(reader, members[i], path, contents.pop(i, None), overwrite)
                 written.append(path)
             except (ArchiveError, MemoryError) as error:
-                errors.append(error.with_traceback(None))  # the others are written all the same
-            done += int(sizes[member])
+                errors.append(error.with_traceback(None))
+            done += int(sizes[members[i]])
             if progress is not None:
                 progress(done, total)
-    if errors:
-        first = errors[0]
-        if isinstance(first, ArchiveError):
-            first.others = errors[1:]
-        try:
-            raise first
-        finally:
-            del first, errors  # or the exception, its traceback and this frame would keep one another
-    return written
+    return written, errors
 
 
 def _batches(members: Sequence[int], sizes: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> list[list[int]]:

@@ -24,6 +24,7 @@ from archivestream._native.work cimport PendingRead, Work
 
 
 @cython.final
+@cython.no_gc_clear    # finalizers may use it as long as it is there
 cdef class Reader:
     """Reads the blocks of an index from their sources.
 

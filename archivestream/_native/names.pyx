@@ -68,6 +68,7 @@ cdef uint64_t siphash(uint64_t k0, uint64_t k1, const uint8_t *data, size_t size
 
 
 @cython.final
+@cython.no_gc_clear    # finalizers may use it as long as it is there
 cdef class NameTable:
     """Position of each name; of equal names, the last one.
 

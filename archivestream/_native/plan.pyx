@@ -24,6 +24,7 @@ cdef enum:
     SLACK = 512                 # bytes read past a block of unknown span: its local extra field, mostly
     LARGEST_GAP = 4096          # bytes that may be read for nothing to join two blocks in one read
     LARGEST_GROUP = 256 << 10   # bytes of one read: fits the second-level cache
+    LARGEST_WORK = 1 << 20      # bytes to decode from one read
     SMALLEST_GROUP = 16 << 10
     SMALLEST_DIRECT = 16 << 10  # stored blocks from here on are read to their place, not through scratch memory
     LONGEST_EXTRA = 0xFFFF
@@ -146,18 +147,23 @@ cdef bint is_direct(const Plan *plan, const Task *task) noexcept nogil:
     )
 
 
+cdef inline uint64_t clamp(uint64_t value, uint64_t low, uint64_t high) noexcept nogil:
+    return low if value < low else min(value, high)
+
+
 cdef Status make_groups(Plan *plan, size_t threads) noexcept nogil:
     """Put the tasks in file order and group neighbours; tasks that failed already are left out."""
     cdef FileOrder *order
     cdef Task *tasks = plan.tasks
     cdef Task *sorted_tasks
     cdef Task *task
-    cdef size_t i, largest
-    cdef uint64_t total = 0
+    cdef size_t i
+    cdef uint64_t largest, most_work, work = 0, total = 0, total_work = 0
     cdef bint in_order = True
     cdef Group *group = NULL
     for i in range(plan.n):
         total += tasks[i].end - tasks[i].begin
+        total_work += plan.columns.size[tasks[i].block] if tasks[i].status == NOT_RUN else 0
         if i and (
             tasks[i].source < tasks[i - 1].source
             or (tasks[i].source == tasks[i - 1].source and tasks[i].begin < tasks[i - 1].begin)
@@ -184,7 +190,8 @@ cdef Status make_groups(Plan *plan, size_t threads) noexcept nogil:
         free(tasks)
         tasks = plan.tasks = sorted_tasks
     # Small enough that each thread gets several groups, and none waits long for the last.
-    largest = max(<size_t> SMALLEST_GROUP, min(<size_t> LARGEST_GROUP, <size_t> (total // (4 * threads + 1))))
+    largest = clamp(total // (4 * threads + 1), SMALLEST_GROUP, LARGEST_GROUP)
+    most_work = clamp(total_work // (4 * threads + 1), SMALLEST_GROUP, LARGEST_WORK)
     for i in range(plan.n):
         task = &tasks[i]
         if task.status != NOT_RUN:
@@ -197,14 +204,17 @@ cdef Status make_groups(Plan *plan, size_t threads) noexcept nogil:
             and task.begin - tasks[group.begin].begin <= largest
             and task.end <= tasks[group.begin].begin + largest
             and (task.begin <= tasks[i - 1].end or task.begin - tasks[i - 1].end <= LARGEST_GAP)
+            and work + plan.columns.size[task.block] <= most_work
             and not is_direct(plan, task)
         ):
             group.end = i + 1
+            work += plan.columns.size[task.block]
             continue
         plan.groups[plan.n_groups].begin = i
         plan.groups[plan.n_groups].end = i + 1
         # Tasks that others could join: neither fetched already nor read straight to their place.
         group = &plan.groups[plan.n_groups]
+        work = plan.columns.size[task.block]
         plan.n_groups += 1
         if task.input != NULL or is_direct(plan, task):
             group = NULL

@@ -111,6 +111,7 @@ cdef class Work:
 
 
 @cython.final
+@cython.no_gc_clear    # finalizers may use it as long as it is there
 cdef class PendingRead:
     """A batch that threads work on in the background."""
 
