@@ -115,13 +115,13 @@ class _StreamedMember(_CheckedMember):
         self._compressed_size = int(reader.index["compressed_size"][member])
         self._decoded = 0  # bytes before `_piece`
         self._piece = memoryview(b"")
-        self._pieces = self._decode()
+        self._pieces = filter(None, self._decode())
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         if self._position >= self._size:
             return 0
         if self._position < self._decoded:
-            self._pieces = self._decode()
+            self._pieces = filter(None, self._decode())
             self._decoded, self._piece = 0, memoryview(b"")
         while self._position >= self._decoded + len(self._piece):
             self._decoded += len(self._piece)

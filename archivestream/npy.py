@@ -35,7 +35,7 @@ def read_arrays(
         result, odd = _read_slots(reader, members, out, guess)
         if 0 not in odd:
             _copy_each(reader, members, odd, result)
-            return result
+            return result if out is None else out
     data = reader.read(first)
     where = {"archive": reader.archive_name(first), "member": reader.index.name(first)}
     prefix = _prefix(data, **where)
@@ -51,7 +51,7 @@ def read_arrays(
     reader.npy_headers[size] = prefix
     result, odd = _read_slots(reader, members, out, prefix)
     _copy_each(reader, members, odd, result)
-    return result
+    return result if out is None else out
 
 
 def _read_slots(

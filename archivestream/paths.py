@@ -50,8 +50,8 @@ def _braces(pattern: str) -> Iterator[str]:
         yield pattern
         return
     for part in parts:
-        for rest in _braces(pattern[end:]):
-            for middle in _braces(part):
+        for middle in _braces(part):
+            for rest in _braces(pattern[end:]):
                 yield pattern[:start] + middle + rest
 
 

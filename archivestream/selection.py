@@ -111,9 +111,9 @@ class Selection:
                 if array.shape != (n,):
                     raise IndexError(f"a mask of shape {array.shape} for an archive of {n}")
                 return np.flatnonzero(array)
-            if array.size and array.dtype.kind not in "iu":
-                raise TypeError(f"positions are integers, not {array.dtype}")
-            places = np.ascontiguousarray(array.reshape(-1), np.int64)
+            if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+                raise TypeError(f"positions are a row of integers, not {array.dtype} of shape {array.shape}")
+            places = np.ascontiguousarray(array, np.int64)
         if not len(places):
             return places
         low, high = int(places.min()), int(places.max())

@@ -474,9 +474,7 @@ def lets_others_run(call) -> bool:
 
 ZEROS = ours.deflate_compress(bytes(50_000_000))
 
-has_gil = pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is no GIL to release"
-)
+has_gil = pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is no GIL to release")
 
 
 @has_gil

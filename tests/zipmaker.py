@@ -58,6 +58,8 @@ class Entry:
     # Fields whose central value is the sentinel, with the value itself in a ZIP64 field (4.5.3), which
     # stands in front of `extra`: any of "size", "compressed_size", "offset", "disk".
     zip64: Sequence[str] = ()
+    zip64_length: int | None = None  # cut the values short
+    extra_in_front: bytes = b""  # of the ZIP64 field
 
     # In the local header; default: as in the central one, or zeros where there is a data descriptor.
     local_signature: bytes = b"PK\3\4"
@@ -124,11 +126,11 @@ class Entry:
             "disk": self.disk,
         }
         zip64 = b"".join(
-            struct.pack("<L" if key == "disk" else "<Q", value)
-            for key, value in values.items()
-            if key in self.zip64
+            struct.pack("<L" if key == "disk" else "<Q", value) for key, value in values.items() if key in self.zip64
         )
-        fields = (extra(0x0001, zip64) if self.zip64 else b"") + self.extra
+        if self.zip64:
+            zip64 = extra(0x0001, zip64[: self.zip64_length])
+        fields = self.extra_in_front + zip64 + self.extra
         for key in self.zip64:
             values[key] = SENTINEL16 if key == "disk" else SENTINEL32
         head = struct.pack(

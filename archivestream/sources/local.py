@@ -111,7 +111,8 @@ class OpenFileSource(LocalSource):
     @staticmethod
     def fits(file: object) -> bool:
         """Whether a file object is one of the operating system's, and nothing that decodes one."""
-        return type(getattr(file, "raw", file)) is io.FileIO
+        raw = getattr(file, "raw", file)
+        return type(raw) is io.FileIO and raw.seekable()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
