@@ -19,12 +19,12 @@ from archivestream import extraction, npy
 from archivestream.batch import Batch, PendingBatch, VerifyReport
 from archivestream.errors import ArchiveChangedError, ArchiveError
 from archivestream.formats import read_index
-from archivestream.index import Index
+from archivestream.index import Index, MemberIds
 from archivestream.limits import Limits
 from archivestream.member_io import open_member
 from archivestream.members import Member
 from archivestream.paths import expand
-from archivestream.reader import MemberIds, MemberReader
+from archivestream.reader import MemberReader
 from archivestream.selection import Key, Keys, Names, Selection
 from archivestream.sources import (
     FileObjectSource,
@@ -180,10 +180,7 @@ class _Shared:
         self._reader = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        places = [
-            source.path if type(source) is LocalSource else source
-            for source in self.reader.sources
-        ]
+        places = [source.path if type(source) is LocalSource else source for source in self.reader.sources]
         return _reopen, (places, self.options, self.reader.index.fingerprint())
 
 
@@ -192,9 +189,7 @@ def _reopen(places: list[str | Source], options: _Options, fingerprint: str) -> 
     sources = [LocalSource(place) if isinstance(place, str) else place for place in places]
     reader = options.reader(sources, None)
     if reader.index.fingerprint() != fingerprint:
-        raise ArchiveChangedError(
-            "the file is not the one that was pickled; open it again", archive=sources[0].name
-        )
+        raise ArchiveChangedError("the file is not the one that was pickled; open it again", archive=sources[0].name)
     return _Shared(reader, options)
 
 
@@ -308,9 +303,7 @@ class Archive(Sequence[bytes]):
         """
         return PendingBatch(self._shared.reader.submit(self._selection.members(keys), _as_bytes(out)))
 
-    def read_arrays(
-        self, keys: Keys, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def read_arrays(self, keys: Keys, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return ``.npy`` members of one shape and type as one array, decoded to their places in it.
 
         Parameters
@@ -486,9 +479,7 @@ class Archive(Sequence[bytes]):
             For the first member that is bad, once all good ones are written.
         """
         members = self._selection.members(range(len(self)) if keys is None else keys).tolist()
-        return extraction.extract(
-            self._shared.reader, members, path, overwrite=overwrite, progress=progress
-        )
+        return extraction.extract(self._shared.reader, members, path, overwrite=overwrite, progress=progress)
 
     def close(self) -> None:
         """Give back the files. Pending batches end as they would have; views are closed, too."""
@@ -502,6 +493,7 @@ class Archive(Sequence[bytes]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self._shared, self._selection.ids)
+
 
 def _restore(shared: _Shared, ids: MemberIds | None) -> Archive:
     """Make an archive or a view anew where its pickle is loaded."""

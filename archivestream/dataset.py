@@ -94,9 +94,7 @@ class ArchiveDataset(Dataset[Any]):
         self.transform = transform
         self.target_transform = target_transform
         self.labels = labels
-        self.archive = _files(
-            archive if isinstance(archive, Archive) else open(archive), extensions, pattern
-        )
+        self.archive = _files(archive if isinstance(archive, Archive) else open(archive), extensions, pattern)
         self.classes: list[str] = []
         self.class_to_idx: dict[str, int] = {}
         self.targets: NDArray[np.int64] = np.empty(0, np.int64)
@@ -161,9 +159,7 @@ class ArchiveDataset(Dataset[Any]):
         self.targets = np.array([self.class_to_idx[folder] for folder in folders], np.int64)
 
 
-def _files(
-    archive: Archive, extensions: str | Sequence[str] | None, pattern: str | None
-) -> Archive:
+def _files(archive: Archive, extensions: str | Sequence[str] | None, pattern: str | None) -> Archive:
     """View the members that are samples."""
     if pattern is not None:
         archive = archive.select(pattern)

@@ -37,9 +37,7 @@ def decoder(decode: str | Decoder | None) -> Decoder | None:
         try:
             import PIL.Image  # noqa: F401
         except ImportError as error:
-            raise ImportError(
-                "decode='image' needs Pillow: pip install 'archivestream[image]'"
-            ) from error
+            raise ImportError("decode='image' needs Pillow: pip install 'archivestream[image]'") from error
         return decode_image
     if decode == "numpy":
         return decode_numpy

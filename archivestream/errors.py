@@ -31,9 +31,7 @@ class ArchiveError(Exception):
         What else went wrong, where a call goes on after the first error (`Archive.extract`).
     """
 
-    def __init__(
-        self, message: str, *, archive: str | None = None, member: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, archive: str | None = None, member: str | None = None) -> None:
         self.archive = archive
         self.member = member
         self.reason = message
@@ -52,9 +50,7 @@ class ArchiveError(Exception):
         return _rebuild, (type(self), self.reason, self.archive, self.member)
 
 
-def _rebuild(
-    cls: type[ArchiveError], message: str, archive: str | None, member: str | None
-) -> ArchiveError:
+def _rebuild(cls: type[ArchiveError], message: str, archive: str | None, member: str | None) -> ArchiveError:
     return cls(message, archive=archive, member=member)
 
 

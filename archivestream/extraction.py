@@ -145,9 +145,7 @@ def _make_folders(root: Path, parts: Sequence[str]) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 
 
-def _write(
-    reader: MemberReader, member: int, path: Path, data: bytes | None, overwrite: bool
-) -> None:
+def _write(reader: MemberReader, member: int, path: Path, data: bytes | None, overwrite: bool) -> None:
     """Write a file under a temporary name, and give it its own only when it is whole."""
     if not overwrite and os.path.lexists(path):
         raise _exists(path)
@@ -190,6 +188,4 @@ def _rename_new(temporary: Path, path: Path) -> None:
 
 
 def _exists(path: Path) -> FileExistsError:
-    return FileExistsError(
-        errno.EEXIST, "the file is there already; overwrite=True replaces it", str(path)
-    )
+    return FileExistsError(errno.EEXIST, "the file is there already; overwrite=True replaces it", str(path))

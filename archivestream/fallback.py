@@ -92,6 +92,8 @@ def decode(
     # An LZMA stream may end without a mark (APPNOTE 4.4.4, bit 1): then it is the size that ends it, and what a
     # decoder makes of the rest is noise. The others end themselves, so one byte more can be asked for.
     room = size if codec == LZMA else size + 1
+    if not data and not size:
+        return Status.BAD_CHECKSUM if checksum else b""  # declared empty, with no stream to say so
     try:
         decompressor, start = FALLBACKS[codec](data[:9], size, max_window)
         decoded = decompressor.decompress(data[start:], room) if room else b""

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from archivestream._native.names import NameTable
 from archivestream._native.zipscan import MemberFlag
 
-__all__ = ["COLUMNS", "Index"]
+__all__ = ["COLUMNS", "Index", "MemberIds"]
 
 Column: TypeAlias = NDArray[Any]
+MemberIds: TypeAlias = NDArray[np.int64]
 
 # Name and type of each column that has a row per member: 48 bytes a member with ``name_offset``.
 COLUMNS: Mapping[str, type[np.generic]] = {
@@ -76,8 +77,6 @@ class Index:
             self.columns[name] = column
         bounds = [0, len(self)] if first_block is None else first_block
         self.first_block = np.asarray(bounds, np.uint64)
-        self._table: NameTable | None = None
-        self._raw_table: dict[bytes, int] | None = None
         self.data_end = tuple(data_end)
 
     def __len__(self) -> int:
@@ -108,7 +107,7 @@ class Index:
         """Return which source holds a member."""
         return int(np.searchsorted(self.first_block, member, side="right")) - 1
 
-    def select_names(self, members: NDArray[np.int64]) -> tuple[Column, Column]:
+    def select_names(self, members: MemberIds) -> tuple[Column, Column]:
         """Gather the names of some members: (names, name_offset), as the columns of that name."""
         begin = self["name_offset"][:-1][members].astype(np.int64)
         length = self["name_offset"][1:][members].astype(np.int64) - begin
@@ -117,31 +116,15 @@ class Index:
         where = np.repeat(begin - offset[:-1], length) + np.arange(offset[-1])
         return self["names"][where], offset.astype(np.uint64)
 
-    @property
-    def table(self) -> NameTable:
-        """The look-up table of the names, built on first use."""
-        # With no lock, which a fork could leave held: two threads may both build it, to the same result.
-        if self._table is None:
-            self._table = NameTable(self["names"], self["name_offset"])
-        return self._table
-
-    @property
-    def raw_table(self) -> dict[bytes, int]:
-        """The members whose names stand otherwise in the archive, by those bytes."""
-        if self._raw_table is None:
-            members = self.columns.get("raw_member", np.empty(0, np.uint32)).tolist()
-            self._raw_table = {self.raw_name(member): member for member in members}
-        return self._raw_table
-
-    def find(self, name: str | bytes) -> int:
-        """Return the member of a name (the last of several), or -1; bytes are a name as it stands in the archive."""
-        if isinstance(name, bytes):
-            raw = self.raw_table.get(name, -1)
-            found = self.table.find(name)
-            if found >= 0 and self["flags"][found] & MemberFlag.RAW_NAME_BIT:
-                found = -1  # its bytes in the archive are others
-            return max(raw, found)
-        return self.table.find(name)
+    def table_of(self, members: MemberIds | None, *, raw: bool = False) -> NameTable:
+        """Build a look-up table of some members' names, or of all; with `raw`, as they stand in the archive."""
+        if raw and "raw_member" in self.columns:
+            names = [self.raw_name(i) for i in (range(len(self)) if members is None else members.tolist())]
+            offsets = np.cumsum([0, *map(len, names)], dtype=np.uint64)
+            return NameTable(np.frombuffer(b"".join(names), np.uint8), offsets)
+        if members is None:
+            return NameTable(self["names"], self["name_offset"])
+        return NameTable(*self.select_names(members))
 
     def fingerprint(self) -> str:
         """Return a digest that differs where the contents of the archive do."""
@@ -162,9 +145,7 @@ class Index:
         columns["name_offset"] = _join_offsets([part["name_offset"] for part in parts])
         raw = [(part, base) for part, base in zip(parts, first[:-1], strict=True) if "raw_member" in part.columns]
         if raw:
-            columns["raw_member"] = np.concatenate(
-                [part["raw_member"] + np.uint32(base) for part, base in raw]
-            )
+            columns["raw_member"] = np.concatenate([part["raw_member"] + np.uint32(base) for part, base in raw])
             columns["raw_offset"] = _join_offsets([part["raw_offset"] for part, _ in raw])
             columns["raw_names"] = np.concatenate([part["raw_names"] for part, _ in raw])
         if any("successor" in part.columns for part in parts):

@@ -154,9 +154,7 @@ class _StreamedMember(_CheckedMember):
                 yield from _unzstd(self._compressed(), self._reader.limits.max_window_bytes)
             else:
                 head = bytes(self._source.read_at(self._offset, 9))
-                decompressor, start = FALLBACKS[codec](
-                    head, self._size, self._reader.limits.max_window_bytes
-                )
+                decompressor, start = FALLBACKS[codec](head, self._size, self._reader.limits.max_window_bytes)
                 for data in self._compressed():
                     yield decompressor.decompress(data[start:], _PIECE)
                     start = 0

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
-from archivestream.reader import MemberIds, MemberReader, empty_bytes
+from archivestream.index import MemberIds
+from archivestream.reader import MemberReader, empty_bytes
 
 __all__ = ["decode_array", "read_arrays"]
 
@@ -21,9 +22,7 @@ _LONGEST_PREFIX = 4096  # what the engine leaves out at the start of a member
 _HEADERS = 64  # remembered for an archive, by the size of their members
 
 
-def read_arrays(
-    reader: MemberReader, members: MemberIds, out: NDArray[Any] | None
-) -> NDArray[Any]:
+def read_arrays(reader: MemberReader, members: MemberIds, out: NDArray[Any] | None) -> NDArray[Any]:
     """Read members of one shape and type: see `archivestream.Archive.read_arrays`."""
     if len(members) == 0:
         raise ValueError("no members: the shape of the arrays is not known")
@@ -62,9 +61,7 @@ def _read_slots(
     fortran = fortran and len(shape) > 1
     n, size = len(members), dtype.itemsize * math.prod(shape)
     if out is not None and (out.shape != (n, *shape) or out.dtype != dtype):
-        raise ValueError(
-            f"out has shape {out.shape} and type {out.dtype}; the batch needs {(n, *shape)} of {dtype}"
-        )
+        raise ValueError(f"out has shape {out.shape} and type {out.dtype}; the batch needs {(n, *shape)} of {dtype}")
     if out is not None and not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError("out must be C-contiguous and writable")
     if size == 0 or len(prefix) > _LONGEST_PREFIX or (out is not None and fortran):
@@ -87,15 +84,11 @@ def _prefix(data: bytes | memoryview, archive: str | None, member: str | None) -
     return bytes(data[:end])
 
 
-def _parse(
-    prefix: bytes, archive: str | None, member: str | None
-) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _parse(prefix: bytes, archive: str | None, member: str | None) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         shape, order, dtype = _parse_header(prefix)
     except ValueError as error:
-        raise CorruptArchiveError(
-            f"it is no .npy file: {error}", archive=archive, member=member
-        ) from error
+        raise CorruptArchiveError(f"it is no .npy file: {error}", archive=archive, member=member) from error
     if dtype.hasobject:
         raise UnsupportedFeatureError(
             "its array holds Python objects, which would have to be unpickled; that is not safe",
@@ -118,9 +111,7 @@ def _parse_header(prefix: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, order, dtype
 
 
-def _copy_each(
-    reader: MemberReader, members: MemberIds, places: list[int] | range, result: NDArray[Any]
-) -> None:
+def _copy_each(reader: MemberReader, members: MemberIds, places: list[int] | range, result: NDArray[Any]) -> None:
     """Decode members one by one: those whose header is written otherwise, though it may say the same."""
     for place in places:
         member = int(members[place])
@@ -148,8 +139,7 @@ def decode_array(data: bytes | memoryview, archive: str | None, member: str | No
     count = math.prod(shape)
     if len(data) - len(prefix) != count * dtype.itemsize:
         raise CorruptArchiveError(
-            f"its header describes {count * dtype.itemsize} bytes of array, and it holds "
-            f"{len(data) - len(prefix)}",
+            f"its header describes {count * dtype.itemsize} bytes of array, and it holds {len(data) - len(prefix)}",
             archive=archive,
             member=member,
         )

@@ -23,14 +23,13 @@ from archivestream.errors import (
     UnsupportedFeatureError,
 )
 from archivestream.fallback import FALLBACKS, decode
-from archivestream.index import Index
+from archivestream.index import Index, MemberIds
 from archivestream.limits import Limits
 from archivestream.members import METHODS
 from archivestream.sources import Source
 
-__all__ = ["MemberIds", "MemberReader", "PendingMembers", "empty_bytes"]
+__all__ = ["MemberReader", "PendingMembers", "empty_bytes"]
 
-MemberIds: TypeAlias = NDArray[np.int64]
 _Bytes: TypeAlias = NDArray[np.uint8]
 _Failure: TypeAlias = tuple[int, int, int, int]
 
@@ -169,9 +168,7 @@ class MemberReader:
             return self._fall_back(member, None)
         raise self.error(member, status, error)
 
-    def read_many(
-        self, members: MemberIds, errors: dict[int, Exception] | None = None
-    ) -> list[bytes]:
+    def read_many(self, members: MemberIds, errors: dict[int, Exception] | None = None) -> list[bytes]:
         """Return the bytes of some members, read in one native call by all threads.
 
         The first member that is bad raises; with `errors`, the exception of each goes there, under its place.
@@ -239,9 +236,7 @@ class MemberReader:
         if status == Status.NO_MEMORY:
             return MemoryError(f"{source.name}: member {name!r}: no memory to decode it")
         if status == Status.READ_FAILED:
-            return SourceError(
-                f"reading failed: {os.strerror(error)}", archive=source.name, member=name
-            )
+            return SourceError(f"reading failed: {os.strerror(error)}", archive=source.name, member=name)
         kind, reason = _ERRORS[Status(status)]
         if kind is CorruptArchiveError:
             change = source.change()

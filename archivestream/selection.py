@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from archivestream._native.names import NameTable
 from archivestream.errors import MemberNotFoundError
-from archivestream.index import Index
-from archivestream.reader import MemberIds
+from archivestream.index import Index, MemberIds
 
 __all__ = ["Key", "Keys", "Names", "Selection"]
 
@@ -42,7 +41,7 @@ class Selection:
         self.archive = archive
         self.ids = ids
         self._size = len(index) if ids is None else len(ids)
-        self._table: NameTable | None = None
+        self._tables: dict[bool, NameTable] = {}
 
     def __len__(self) -> int:
         return self._size
@@ -57,16 +56,12 @@ class Selection:
         return np.arange(begin, end) if self.ids is None else self.ids[begin:end]
 
     def find(self, name: str | bytes) -> int:
-        """Return the position of a name, the last one of several, or -1."""
-        if self.ids is None:
-            return self.index.find(name)
-        if isinstance(name, bytes):
-            member = self.index.find(name)
-            places = np.flatnonzero(self.ids == member) if member >= 0 else self.ids[:0]
-            return int(places[-1]) if len(places) else -1
-        if self._table is None:
-            self._table = NameTable(*self.index.select_names(self.ids))
-        return self._table.find(name)
+        """Return the position of a name, the last one of several, or -1; bytes are a name as the archive has it."""
+        raw = isinstance(name, bytes)
+        # Built on first use, with no lock that a fork could leave held: two threads may build the same.
+        if raw not in self._tables:
+            self._tables[raw] = self.index.table_of(self.ids, raw=raw)
+        return self._tables[raw].find(name)
 
     def position(self, key: Key) -> int:
         """Return the position of a key; raises `IndexError` or `MemberNotFoundError` where there is none."""
@@ -74,9 +69,7 @@ class Selection:
             position = self.find(key)
             if position < 0:
                 name = key if isinstance(key, str) else key.decode(errors="backslashreplace")
-                raise MemberNotFoundError(
-                    "there is no such member", archive=self.archive, member=name
-                )
+                raise MemberNotFoundError("there is no such member", archive=self.archive, member=name)
             return position
         try:
             position = key.__index__()

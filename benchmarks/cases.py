@@ -130,9 +130,7 @@ def _open_1m(scale: Scale) -> Measured:
         scale.slow_rounds,
     )
     figures = [Figure("the names alone", "limit", large.mean_name_size, "B/member")]
-    notes = [
-        "limit: fills columns from the directory, in memory that is used again; checks nothing"
-    ]
+    notes = ["limit: fills columns from the directory, in memory that is used again; checks nothing"]
     if memory.is_measurable():
         for side, kind in _KINDS.items():
             used = memory.measure("open", side, large.path)

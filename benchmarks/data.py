@@ -76,9 +76,7 @@ def _corpus() -> bytes:
     root = Path(sysconfig.get_path("stdlib"))
     left_out = {"site-packages", "dist-packages", "test", "tests"}
     paths = [path.relative_to(root) for path in sorted(root.rglob("*.py"))]
-    corpus = b"".join(
-        (root / path).read_bytes() for path in paths if not left_out & set(path.parts)
-    )
+    corpus = b"".join((root / path).read_bytes() for path in paths if not left_out & set(path.parts))
     if len(corpus) < 1_000_000:
         raise RuntimeError(f"{root} holds no sources to make texts of")
     return corpus
@@ -96,9 +94,7 @@ def _image(rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.clip(np.rint(image + noise[:, :, None]), 0, 255).astype(np.uint8)
 
 
-def _field(
-    rng: np.random.Generator, cells: int, amplitude: float, channels: int
-) -> NDArray[np.float64]:
+def _field(rng: np.random.Generator, cells: int, amplitude: float, channels: int) -> NDArray[np.float64]:
     """Interpolate between random values on a grid: shape (height, width, channels)."""
     height, width, _ = _IMAGE
     grid = rng.normal(0, amplitude, (cells, cells, channels))

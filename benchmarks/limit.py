@@ -229,9 +229,7 @@ class DirectoryLoop:
             If it does not hold that many entries.
         """
         pointers = [column.ctypes.data for column in self._columns]
-        found = _library().limit_scan(
-            self._fd, self._offset, self._size, self._directory.ctypes.data, *pointers
-        )
+        found = _library().limit_scan(self._fd, self._offset, self._size, self._directory.ctypes.data, *pointers)
         if found != self._count:
             raise RuntimeError(f"{self._path}: the limit loop finds {found} entries")
 

@@ -25,9 +25,7 @@ CASES = {
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280
-    )
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +77,7 @@ def test_targets_are_compared(quick):
 
 def test_the_system_is_described(quick):
     assert quick["quick"] is True
-    assert {"date", "cpu", "cores", "os", "python", "archivestream", "torch", "numpy"} <= set(
-        quick["system"]
-    )
+    assert {"date", "cpu", "cores", "os", "python", "archivestream", "torch", "numpy"} <= set(quick["system"])
 
 
 def test_list():

@@ -135,9 +135,7 @@ def test_help_lists_the_commands() -> None:
         assert invoke(command, "--help").exit_code == 0
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["ls"], ["ls", "x.zip", "--nonsense"], ["cat", "x.zip"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["ls"], ["ls", "x.zip", "--nonsense"], ["cat", "x.zip"]])
 def test_usage_errors_exit_2(arguments: list[str]) -> None:
     assert invoke(*arguments).exit_code == 2
 
@@ -229,9 +227,7 @@ def test_encoding(tmp_path: Path) -> None:
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
-    many = write_zip(
-        tmp_path / "many.zip", {f"a-rather-long-name-{i:06}": b"" for i in range(9000)}
-    )
+    many = write_zip(tmp_path / "many.zip", {f"a-rather-long-name-{i:06}": b"" for i in range(9000)})
     few = write_zip(tmp_path / "few.zip", {"a": b"1"})
     for path, lines in ((many, 1), (many, 0), (few, 0)):
         process = subprocess.Popen(
@@ -458,11 +454,7 @@ def test_cat_of_a_bad_member(damaged: Path) -> None:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_extract(archive: Path, tmp_path: Path) -> None:

@@ -15,9 +15,7 @@ import pytest
 import archivestream
 from archivestream import ArchiveError
 
-CORPUS = Path(
-    os.environ.get("ARCHIVESTREAM_CORPUS", Path(__file__).parents[2] / "shared" / "corpus")
-)
+CORPUS = Path(os.environ.get("ARCHIVESTREAM_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
 MANIFEST = CORPUS / "manifest.json"
 
 # Rows whose verdict is not ours: file, field, our verdict, and why.

@@ -103,9 +103,7 @@ def test_digits() -> None:
     assert "1,797 images of 10 classes: 0 (178), 1 (182), " in done.stdout
     assert "1,438 to train on, 359 held out" in done.stdout
     for reader in ("archivestream", "zipfile"):
-        epochs = re.findall(
-            rf"^{reader} +epoch (\d)/3 +loss .* images/s$", done.stdout, re.MULTILINE
-        )
+        epochs = re.findall(rf"^{reader} +epoch (\d)/3 +loss .* images/s$", done.stdout, re.MULTILINE)
         assert epochs == ["1", "2", "3"]
     rows = results(done.stdout)
     ours, theirs = rows.pop("accuracy on held-out images")

@@ -58,9 +58,7 @@ def written(members: list[tuple[str, bytes, int, bool, bytes]], prefix: bytes, c
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    MEMBERS, st.binary(max_size=40), st.binary(max_size=40), st.booleans(), st.integers(1, 8), st.randoms()
-)
+@given(MEMBERS, st.binary(max_size=40), st.binary(max_size=40), st.booleans(), st.integers(1, 8), st.randoms())
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_written_by_zipfile(members, prefix, comment, stream, threads, rng) -> None:  # type: ignore[no-untyped-def]
     if b"PK" in prefix + comment:

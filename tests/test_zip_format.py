@@ -41,6 +41,8 @@ from archivestream import (
     UnsupportedFeatureError,
 )
 
+NEEDED = {STORED: 20, DEFLATE: 20, BZIP2: 46, LZMA: 63, ZSTD: 63, XZ: 63}  # versions of the specification
+
 Check = Callable[..., None]
 OpenAs = Callable[..., Archive]
 
@@ -211,7 +213,7 @@ def test_zip64_locator_of_several_disks(open_as: OpenAs, locator: dict[str, int]
 def test_data_descriptor(open_as: OpenAs, assert_reads: Check, method: int, form: tuple[bool, bool]) -> None:
     # The data look like a descriptor and a local header themselves: nobody may search for one.
     contents = b"PK\7\x08" + bytes(12) + A.local() + b"text " * 50
-    entries = [Entry(b"%d" % i, contents + b"%d" % i, method, descriptor=form, needed=63) for i in range(3)]
+    entries = [Entry(b"%d" % i, contents + b"%d" % i, method, descriptor=form, needed=NEEDED[method]) for i in range(3)]
     for archive in opens(open_as, make(*entries)):
         assert_reads(archive, [(entry.name.decode(), entry.data) for entry in entries])
 
@@ -504,7 +506,7 @@ def test_locator_that_leads_to_another_directory(open_as: OpenAs) -> None:
 @pytest.mark.parametrize("size", [1, 1000, 20_000, 300_000])
 def test_method(open_as: OpenAs, assert_reads: Check, method: int, size: int) -> None:
     contents = (b"some text, %d. " * (size // 15 + 1) % ((size,) * (size // 15 + 1)))[:size]
-    for archive in opens(open_as, make(A, Entry(b"x", contents, method, needed=63), B)):
+    for archive in opens(open_as, make(A, Entry(b"x", contents, method, needed=NEEDED[method]), B)):
         assert_reads(archive, [PLAIN[0], ("x", contents), PLAIN[1]])
 
 
@@ -624,7 +626,7 @@ def test_strict_refuses(open_as: OpenAs, fields: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("fields", [{"local_name": b"another"}, {"local_name": b""}, {"local_signature": b"PK\1\2"}])
 def test_local_header_of_another(open_as: OpenAs, fields: dict[str, bytes]) -> None:
-    only_refuses(open_as, Entry(b"bad", b"contents", **fields), CorruptArchiveError, "local header")  # type: ignore[arg-type]
+    only_refuses(open_as, Entry(b"bad", b"contents", **fields), CorruptArchiveError, "local header|run into")  # type: ignore[arg-type]
 
 
 def test_numpy_sees_what_zipfile_writes(open_as: OpenAs) -> None:

@@ -16,6 +16,7 @@ cdef extern from "thread_pool.hpp" namespace "archivestream" nogil:
     cdef cppclass ThreadPool:
         @staticmethod
         ThreadPool &instance()
+
         @staticmethod
         uint64_t generation()
         cpp_bool run(const shared_ptr[Job] &job, size_t helpers)

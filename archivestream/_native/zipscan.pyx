@@ -108,6 +108,8 @@ cdef class DirectoryScanner:
     prefix : int
         What to add to the offsets: bytes in front of the archive that they do not count, or, as a negative
         number, bytes lost there.
+    keep_raw : bool
+        Keep the bytes of all names that are not marked as UTF-8, even of those that are ASCII.
 
     Not thread-safe: one thread feeds it.
     """
@@ -128,15 +130,16 @@ cdef class DirectoryScanner:
     cdef vector[uint32_t] raw_member
     cdef vector[uint64_t] raw_offset
     cdef vector[uint8_t] raw_names
-    cdef bint in_order
+    cdef bint in_order, keep_raw
     cdef readonly uint64_t count
 
-    def __cinit__(self, uint64_t directory_size, int64_t prefix):
+    def __cinit__(self, uint64_t directory_size, int64_t prefix, bint keep_raw=False):
         # Pages that nothing is written to take no memory, so the bounds can be generous.
         cdef uint64_t n = directory_size // CENTRAL_HEADER
         self.capacity = n
         self.prefix = prefix
         self.in_order = True
+        self.keep_raw = keep_raw
         self.names_capacity = directory_size - n * CENTRAL_HEADER + 1
         self.size = <uint64_t *> malloc(8 * n + 1)
         self.compressed_size = <uint64_t *> malloc(8 * n + 1)
@@ -277,6 +280,8 @@ cdef class DirectoryScanner:
             shown = entry.unicode_path
             shown_size = entry.unicode_path_size
             entry.flags |= UTF8_BIT
+        elif self.keep_raw and not entry.flags & UTF8_BIT:
+            convert = True
         elif not is_ascii(raw, raw_size):
             if not entry.flags & UTF8_BIT:
                 convert = True

@@ -35,9 +35,7 @@ def _print_version(wanted: bool) -> None:
 def archivestream(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
-        ),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Look into archives, check them, and train models straight from them."""

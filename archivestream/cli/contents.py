@@ -45,16 +45,10 @@ def extract(
     archive: ArchivePath,
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="PATTERN", show_default=False, help="Names or globs; default: all members."
-        ),
+        typer.Argument(metavar="PATTERN", show_default=False, help="Names or globs; default: all members."),
     ] = None,
-    directory: Annotated[
-        str, typer.Option("--directory", "-C", metavar="DIR", help="Folder to write to.")
-    ] = ".",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are there.")
-    ] = False,
+    directory: Annotated[str, typer.Option("--directory", "-C", metavar="DIR", help="Folder to write to.")] = ".",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     strict: Strict = False,
     threads: Threads = None,
     encoding: Encoding = None,

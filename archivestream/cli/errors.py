@@ -32,9 +32,7 @@ class Commands(TyperGroup):
                 return super().invoke(ctx)
             finally:
                 sys.stdout.flush()  # here, where an error can still be reported
-        except (
-            BrokenPipeError
-        ):  # whoever read the output has seen enough, as in ``archivestream ls … | head``
+        except BrokenPipeError:  # whoever read the output has seen enough, as in ``archivestream ls … | head``
             status = _BROKEN_PIPE
         except KeyboardInterrupt:
             status = _INTERRUPTED

@@ -19,17 +19,13 @@ def ls(
     archive: ArchivePath,
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="PATTERN", show_default=False, help="Names or globs; default: all members."
-        ),
+        typer.Argument(metavar="PATTERN", show_default=False, help="Names or globs; default: all members."),
     ] = None,
     long: Annotated[
         bool,
         typer.Option("--long", "-l", help="Show size, compressed size, method, CRC-32 and date."),
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write a JSON array, with the exact names.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write a JSON array, with the exact names.")] = False,
     strict: Strict = False,
     encoding: Encoding = None,
 ) -> None:

@@ -36,12 +36,8 @@ def _check_encoding(name: str | None) -> str | None:
 
 _PATH_HELP = "A ZIP file; a glob or braces, as in train-{000..127}.zip, stand for several."
 
-ArchivePath: TypeAlias = Annotated[
-    str, typer.Argument(metavar="ARCHIVE", show_default=False, help=_PATH_HELP)
-]
-ArchivePaths: TypeAlias = Annotated[
-    list[str], typer.Argument(metavar="ARCHIVE", show_default=False, help=_PATH_HELP)
-]
+ArchivePath: TypeAlias = Annotated[str, typer.Argument(metavar="ARCHIVE", show_default=False, help=_PATH_HELP)]
+ArchivePaths: TypeAlias = Annotated[list[str], typer.Argument(metavar="ARCHIVE", show_default=False, help=_PATH_HELP)]
 Strict: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Refuse what is ambiguous or contradictory in an archive.")
 ]

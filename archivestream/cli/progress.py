@@ -76,9 +76,7 @@ def _make_bar(count_bytes: bool) -> Progress:
     from rich.console import Console
 
     counters: tuple[progress.ProgressColumn, ...] = (
-        (progress.DownloadColumn(), progress.TransferSpeedColumn())
-        if count_bytes
-        else (progress.MofNCompleteColumn(),)
+        (progress.DownloadColumn(), progress.TransferSpeedColumn()) if count_bytes else (progress.MofNCompleteColumn(),)
     )
     return progress.Progress(
         progress.TextColumn("{task.description}", markup=False),

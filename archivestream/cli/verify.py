@@ -37,9 +37,7 @@ def verify(
         for number, path in enumerate(paths, 1):
             bar.begin(f"verifying {number} of {len(paths)}" if len(paths) > 1 else "verifying")
             try:
-                with open_archive(
-                    path, strict=strict, encoding=encoding, threads=threads, progress=bar
-                ) as archive:
+                with open_archive(path, strict=strict, encoding=encoding, threads=threads, progress=bar) as archive:
                     _add(whole, archive.verify(progress=bar))
             except (ArchiveError, OSError) as error:
                 unreadable.append(error)
@@ -63,7 +61,4 @@ def _add(whole: VerifyReport, part: VerifyReport) -> None:
 
 def _summary(report: VerifyReport) -> str:
     rate = decimal(int(report.bytes / report.seconds)) if report.seconds else "-"
-    return (
-        f"all good: {plural(report.members, 'member')}, {decimal(report.bytes)} "
-        f"in {report.seconds:.2f} s ({rate}/s)"
-    )
+    return f"all good: {plural(report.members, 'member')}, {decimal(report.bytes)} in {report.seconds:.2f} s ({rate}/s)"

@@ -70,12 +70,8 @@ def read_index(
     for offset, signature, what, is_archive in _SIGNATURES:
         if head[offset : offset + len(signature)].lower() == signature.lower():
             if is_archive:
-                raise UnsupportedFeatureError(
-                    f"this is {what}; only ZIP archives are handled", archive=source.name
-                )
-            raise CorruptArchiveError(
-                f"not an archive: it looks like {what}", archive=source.name
-            )
+                raise UnsupportedFeatureError(f"this is {what}; only ZIP archives are handled", archive=source.name)
+            raise CorruptArchiveError(f"not an archive: it looks like {what}", archive=source.name)
     raise CorruptArchiveError(f"not a ZIP archive: {_describe(head)}", archive=source.name)
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from archivestream._native.zipscan import DirectoryScanner, Fault
+from archivestream._native.zipscan import DirectoryScanner, Fault, MemberFlag
 from archivestream.errors import CorruptArchiveError, LimitExceededError, UnsupportedFeatureError
 from archivestream.formats import zip_strict
 from archivestream.index import Index
@@ -88,16 +88,16 @@ def read_index(
             f"Limits.max_index_bytes = {limits.max_index_bytes}",
             archive=source.name,
         )
-    columns = _scan(source, directory, limits, progress)
+    # Names of ASCII bytes alone mean something else in an encoding that does not contain ASCII.
+    odd = metadata_encoding is not None and not _contains_ascii(metadata_encoding)
+    columns = _scan(source, directory, limits, odd, progress)
     if metadata_encoding is not None and "raw_member" in columns:
         _decode_names(columns, metadata_encoding, source)
     index = Index(columns, data_end=[directory.start])
     if strict:
         disagreements = list(directory.disagreements)
         if directory.count != len(index):
-            disagreements.append(
-                f"the end record counts {directory.count} entries, and there are {len(index)}"
-            )
+            disagreements.append(f"the end record counts {directory.count} entries, and there are {len(index)}")
         zip_strict.check(source, index, directory.start, directory.size, disagreements)
     return index
 
@@ -174,16 +174,17 @@ def _offset_of_end64(source: Source, end: int) -> int:
 
 def _find_end64(source: Source, end: int, fields: tuple[Any, ...]) -> tuple[int, tuple[Any, ...]] | None:
     """Find the ZIP64 end record that belongs to the end record at `end`: (its offset, its fields)."""
-    _, disk, directory_disk, count_here, count, size, offset, _ = fields
+    _, disk, directory_disk, _, count, size, offset, _ = fields
     needed = 0xFFFF in (disk, directory_disk) or 0xFFFFFFFF in (size, offset)
     at = end - _LOCATOR.size
     locator = source.read_at(at, _LOCATOR.size) if at >= 0 else b""
     if not locator.startswith(_LOCATOR_SIGNATURE):
         if 0xFFFF in (disk, directory_disk):
-            raise CorruptArchiveError(
-                "the end record refers to a ZIP64 record, and there is none", archive=source.name
-            )
+            raise CorruptArchiveError("the end record refers to a ZIP64 record, and there is none", archive=source.name)
         return None  # 0xFFFF entries are just that many; sizes are checked against the file
+    if not needed and 0 < size <= end - offset and source.read_at(end - size, 4) == b"PK\1\2":
+        # The directory reaches to the end record, so what looks like a locator is a name or a comment in it.
+        return None
     _, record_disk, record_offset, disks = _LOCATOR.unpack(locator)
     # Where the locator says; or, with bytes in front of the archive that it does not count, right before it.
     places = {record_offset, at - _END64.size}
@@ -197,9 +198,7 @@ def _find_end64(source: Source, end: int, fields: tuple[Any, ...]) -> tuple[int,
         raise CorruptArchiveError("there are two ZIP64 end records", archive=source.name)
     for place, values in found:
         if at - place - 12 != values[1]:
-            raise CorruptArchiveError(
-                "the ZIP64 end record does not reach to its locator", archive=source.name
-            )
+            raise CorruptArchiveError("the ZIP64 end record does not reach to its locator", archive=source.name)
         if record_disk or disks > 1:
             raise UnsupportedFeatureError(
                 "the archive spans several disks; join its parts first (zip -s 0)", archive=source.name
@@ -210,10 +209,8 @@ def _find_end64(source: Source, end: int, fields: tuple[Any, ...]) -> tuple[int,
                 archive=source.name,
             )
         return place, values
-    if needed or count_here == 0xFFFF or count == 0xFFFF:
-        raise CorruptArchiveError(
-            "the ZIP64 end record is not where its locator says", archive=source.name
-        )
+    if needed:
+        raise CorruptArchiveError("the ZIP64 end record is not where its locator says", archive=source.name)
     return None  # a name or a comment that looks like a locator
 
 
@@ -221,10 +218,11 @@ def _scan(
     source: Source,
     directory: Directory,
     limits: Limits,
+    keep_raw: bool,
     progress: Callable[[int, int], object] | None,
 ) -> dict[str, Any]:
     """Read the directory piece by piece into columns."""
-    scanner = DirectoryScanner(directory.size, directory.prefix)
+    scanner = DirectoryScanner(directory.size, directory.prefix, keep_raw)
     chunk = memoryview(bytearray(min(directory.size, _CHUNK)))
     done = 0
     while done < directory.size:
@@ -258,10 +256,16 @@ def _scan(
     return dict(scanner.finish())
 
 
+def _contains_ascii(encoding: str) -> bool:
+    text = bytes(range(128))
+    try:
+        return text.decode(encoding) == text.decode("ascii")
+    except UnicodeDecodeError:
+        return False
+
+
 def _decode_names(columns: dict[str, Any], encoding: str, source: Source) -> None:
     """Put the names that are in no declared encoding into UTF-8 anew, from the encoding that the user gives."""
-    from archivestream._native.zipscan import MemberFlag
-
     flags = np.frombuffer(columns["flags"], np.uint16)
     offsets = np.frombuffer(columns["name_offset"], np.uint64)
     members = np.frombuffer(columns["raw_member"], np.uint32)

@@ -53,9 +53,7 @@ class _Header:
     extra: bytes
 
 
-def check(
-    source: Source, index: Index, start: int, size: int, disagreements: Sequence[str]
-) -> None:
+def check(source: Source, index: Index, start: int, size: int, disagreements: Sequence[str]) -> None:
     """Raise `CorruptArchiveError` for the first thing in the archive that strict mode minds.
 
     Parameters
@@ -74,15 +72,14 @@ def check(
         try:
             ends.append(_check_member(source, index, member, record, start))
         except _Contradiction as error:
-            raise CorruptArchiveError(
-                f"strict: {error}", archive=source.name, member=index.name(member)
-            ) from None
+            raise CorruptArchiveError(f"strict: {error}", archive=source.name, member=index.name(member)) from None
     _check_gaps(source, index, ends, start)
-    if index.table.duplicates:
+    table = index.table_of(None)
+    if table.duplicates:
         raise CorruptArchiveError(
             "strict: two members have this name",
             archive=source.name,
-            member=next(index.name(i) for i in range(len(index)) if index.find(index.name(i)) != i),
+            member=next(index.name(i) for i in range(len(index)) if table.find(index.name(i)) != i),
         )
 
 

@@ -53,6 +53,4 @@ def _require(*modules: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise CommandError(
-                f"the demo needs {module} ({error}): pip install 'archivestream[demo]'"
-            ) from error
+            raise CommandError(f"the demo needs {module} ({error}): pip install 'archivestream[demo]'") from error

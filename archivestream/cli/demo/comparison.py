@@ -137,9 +137,7 @@ def _print_contents(path: Path, images: ArchiveDataset, split: _Split) -> None:
     classes = [f"{name} ({n:,})" for name, n in zip(images.classes, counts, strict=True)]
     more = len(classes) - _MOST_CLASSES
     shown = classes if more <= 0 else [*classes[:_MOST_CLASSES], f"and {more:,} more"]
-    print(
-        printable(f"{path}: {len(images):,} images of {len(classes):,} classes: {', '.join(shown)}")
-    )
+    print(printable(f"{path}: {len(images):,} images of {len(classes):,} classes: {', '.join(shown)}"))
     print(f"{len(split.train):,} to train on, {len(split.held_out):,} held out", flush=True)
 
 

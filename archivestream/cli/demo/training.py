@@ -55,9 +55,7 @@ class Epoch:
     rate: float
 
 
-def make_loader(
-    dataset: Dataset[Any], indices: Sequence[int], settings: Settings, *, shuffle: bool
-) -> Loader:
+def make_loader(dataset: Dataset[Any], indices: Sequence[int], settings: Settings, *, shuffle: bool) -> Loader:
     """Load some samples of a dataset in batches, in an order that the seed alone decides."""
     return DataLoader(
         Subset(dataset, indices),
@@ -79,9 +77,7 @@ def make_network(size: int, classes: int) -> nn.Module:
             nn.BatchNorm2d(after),
             nn.ReLU(),
         ]
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(_CHANNELS[-1] * 16, classes)
-    )
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(_CHANNELS[-1] * 16, classes))
 
 
 def train(
