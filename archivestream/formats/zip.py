@@ -257,7 +257,8 @@ def _scan(
 
 
 def _contains_ascii(encoding: str) -> bool:
-    text = bytes(range(128))
+    # With the sequences that switch to other characters in ISO-2022, HZ and UTF-7.
+    text = bytes(range(128)) + b"\x1b$BF|\x1b(B ~{VPND~} +AGE-"
     try:
         return text.decode(encoding) == text.decode("ascii")
     except UnicodeDecodeError:
