@@ -80,7 +80,7 @@ LIBRARIES = (
     ),
 )
 
-EXTENSIONS = ("blocks", "buffers", "codecs", "engine", "names", "plan", "text", "work", "zipscan")
+EXTENSIONS = ("blocks", "buffers", "codecs", "engine", "files", "names", "plan", "text", "work", "zipscan")
 LINKS = {"archivestream._native.codecs": LIBRARIES}
 
 DIRECTIVES = {

@@ -144,7 +144,7 @@ class MemberReader:
                 for source, end in zip(self.sources, index.data_end, strict=True)
             ],
             index.first_block,
-            self.sources,
+            tuple(source.held for source in self.sources),
             threads=self.threads,
             largest=limits.max_member_bytes,
             verify=verify,

@@ -180,6 +180,23 @@ def test_one_pending_batch_and_many_threads(path: Path) -> None:
             in_threads(work)
 
 
+def test_the_memory_of_a_result_is_left_alone(path: Path) -> None:
+    # Method 12 is decoded in Python when the result is asked for: once, however many threads ask.
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as writer:
+        writer.writestr("a", bytes(2_000_000))
+    pending = archivestream.open(file.getvalue()).submit([0])
+    found: list[archivestream.Batch] = []
+
+    def work(number: int) -> None:
+        time.sleep(0.002 * number)
+        found.append(pending.result())
+        found[-1].data[number] = 1  # mine by now
+
+    in_threads(work)
+    assert found[0].data.sum() == 16
+
+
 def test_many_batches_pending_at_once(path: Path) -> None:
     with archivestream.open(path, threads=3) as archive:
         pending = [archive.submit(range(i % N, N)) for i in range(200)]

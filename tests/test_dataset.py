@@ -147,9 +147,7 @@ def test_decoders_and_transforms(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"decode": "jpeg"}, {"decode": 3}, {"labels": "name"}, {"target_transform": str}],
-    ids=str,
+    "wrong", [{"decode": "jpeg"}, {"decode": 3}, {"labels": "name"}, {"target_transform": str}], ids=str
 )
 def test_options_that_make_no_sense(path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -227,11 +225,7 @@ def image_folder(names: Iterable[str]) -> tuple[list[str], dict[str, int], list[
 
 @pytest.mark.parametrize(
     "names",
-    [
-        list(FILES),
-        ["b/1", "a/2", "B/3", "a/1", "ä/1", "10/x", "9/x"],
-        ["train/a/1", "val/a/2", "val/b/3"],
-    ],
+    [list(FILES), ["b/1", "a/2", "B/3", "a/1", "ä/1", "10/x", "9/x"], ["train/a/1", "val/a/2", "val/b/3"]],
     ids=len,
 )
 def test_labels_are_those_of_image_folder(names: list[str]) -> None:
@@ -368,11 +362,7 @@ def test_what_a_subclass_overrides_is_used(
 ) -> None:
     context = "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None
     loader = DataLoader(
-        wrap(kind(path)),
-        batch_size=8,
-        collate_fn=list,
-        num_workers=workers,
-        multiprocessing_context=context,
+        wrap(kind(path)), batch_size=8, collate_fn=list, num_workers=workers, multiprocessing_context=context
     )
     assert next(iter(loader))[3] == expected
 

@@ -217,6 +217,21 @@ def test_a_fork_while_a_name_table_is_built(path: Path) -> None:
         thread.join()
 
 
+def test_a_fork_while_a_result_is_finished() -> None:
+    # Method 12 is decoded in Python, by the thread that asks; a lock that it holds is not for the child.
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as writer:
+        writer.writestr("a", bytes(4_000_000))
+    archive = archivestream.open(file.getvalue())
+    for turn in range(5):
+        pending = archive.submit([0])
+        thread = threading.Thread(target=pending.result)
+        thread.start()
+        time.sleep(0.004 * turn)
+        in_child(lambda pending=pending: pending.result(), seconds=10)
+        thread.join()
+
+
 def test_a_fork_while_a_file_object_is_read(path: Path) -> None:
     class Slow(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:

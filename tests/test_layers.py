@@ -241,6 +241,7 @@ def test_importing_the_package_imports_nothing_optional() -> None:
 
 
 def test_every_public_name_is_there() -> None:
+    pytest.importorskip("torch")  # for one of them
     assert len(set(archivestream.__all__)) == len(archivestream.__all__)
     for name in archivestream.__all__:
         assert getattr(archivestream, name) is not None

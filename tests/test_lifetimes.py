@@ -300,7 +300,7 @@ def test_memory_kept_for_later_batches_is_bounded(path: Path) -> None:
         before = resident()
         keys = list(range(N)) * (1 + (8 << 20) // len(WHOLE))
         batches = [archive.read_batch(keys) for _ in range(30)]
-        assert resident() - before > 200 << 20
+        assert resident() - before > 100 << 20  # less what was kept of earlier batches
         del batches
     assert resident() - before < RECYCLED_BYTES + (16 << 20)
 

@@ -375,10 +375,7 @@ def test_large_stored_members_are_read_to_their_place(tmp_path: Path) -> None:
 # Names
 
 
-@given(
-    st.lists(st.text(max_size=12), max_size=60),
-    st.lists(st.text(max_size=12), max_size=10),
-)
+@given(st.lists(st.text(max_size=12), max_size=60), st.lists(st.text(max_size=12), max_size=10))
 @settings(deadline=None)
 def test_the_name_table_is_a_dict(names: list[str], others: list[str]) -> None:
     encoded = [name.encode() for name in names]

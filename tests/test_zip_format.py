@@ -16,7 +16,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from zipmaker import (
-    BZIP2,
     DEFLATE,
     LZMA,
     METHODS,
@@ -33,15 +32,13 @@ from zipmaker import (
     unicode_path,
 )
 
+import archivestream
 from archivestream import (
     Archive,
     ArchiveError,
     CorruptArchiveError,
-    EncryptedMemberError,
     UnsupportedFeatureError,
 )
-
-NEEDED = {STORED: 20, DEFLATE: 20, BZIP2: 46, LZMA: 63, ZSTD: 63, XZ: 63}  # versions of the specification
 
 Check = Callable[..., None]
 OpenAs = Callable[..., Archive]
@@ -61,51 +58,25 @@ def opens(open_as: OpenAs, data: bytes, *, strict: bool = True) -> list[Archive]
     return [open_as(data), open_as(data, strict=True)]
 
 
-def refuses(open_as: OpenAs, data: bytes, kind: type[ArchiveError], match: str) -> None:
+def refuses(open_as: OpenAs, data: bytes, kind: type[ArchiveError], match: str | None = None) -> None:
     for strict in (False, True):
-        with pytest.raises(kind, match=match or None) as caught:
+        with pytest.raises(kind, match=match) as caught:
             open_as(data, strict=strict)
         assert caught.value.archive
 
 
-def only_refuses(open_as: OpenAs, bad: Entry, kind: type[ArchiveError], match: str = "") -> None:
-    """The archive opens, `bad` raises whichever way it is read, and its neighbours can be read."""
-    archive = open_as(make(A, bad, B))
-    ways: list[Callable[[], object]] = [
-        lambda: archive[1],
-        lambda: archive[-2],
-        lambda: archive.read_many([0, 1, 2]),
-        lambda: archive.read_batch([2, 1]),
-        lambda: archive.submit([1, 0]).result(),
-        lambda: archive.open_member(1).read(),
-    ]
-    for way in ways:
-        with pytest.raises(kind, match=match or None) as caught:
-            way()
-        assert type(caught.value) is kind
-        assert caught.value.member == archive.names[1]
-        assert caught.value.archive
-    assert archive.read_many([2, 0, 2]) == [B.data, A.data, B.data]
-    assert [error.member for error in archive.verify().errors] == [archive.names[1]]
-    assert archive.testzip() == archive.names[1]
-
-
 # ---- 1: data begin behind the local extra field ----------------------------------------------------------------
 
-CONTENTS = {
-    size: random.Random(size).randbytes(size // 2) + bytes(size - size // 2)
-    for size in (0, 1, 10, 5000, 17000, 300_000)
-}
+CONTENTS = [random.Random(n).randbytes(n // 2) + bytes(n - n // 2) for n in (0, 1, 10, 5000, 17000, 300_000)]
 
 
-@pytest.mark.parametrize("method", [STORED, DEFLATE, ZSTD, BZIP2])
-@pytest.mark.parametrize("size", CONTENTS)
 @pytest.mark.parametrize("length", [1, 3, 4, 511, 512, 513, 600, 16384, 65535])
-def test_local_extra(open_as: OpenAs, assert_reads: Check, method: int, size: int, length: int) -> None:
+def test_local_extra(open_as: OpenAs, assert_reads: Check, length: int) -> None:
     local_extra = padding(length) if length >= 4 else bytes(length)
-    odd = Entry(b"odd", CONTENTS[size], method, local_extra=local_extra)
-    for archive in opens(open_as, make(A, odd, B)):
-        assert_reads(archive, [PLAIN[0], ("odd", odd.data), PLAIN[1]])
+    for method, contents in itertools.product([STORED, DEFLATE, ZSTD, LZMA], CONTENTS):
+        odd = Entry(b"odd", contents, method, local_extra=local_extra)
+        for archive in opens(open_as, make(A, odd, B)):
+            assert_reads(archive, [PLAIN[0], ("odd", contents), PLAIN[1]])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
@@ -142,14 +113,11 @@ SUBSETS = [
 
 
 @pytest.mark.parametrize("fields", SUBSETS, ids="+".join)
-@pytest.mark.parametrize("in_front", [b"", padding(4), padding(9)])
-@pytest.mark.parametrize("behind", [b"", padding(4), b"\1\0\0"])
-def test_zip64_fields(
-    open_as: OpenAs, assert_reads: Check, fields: tuple[str, ...], in_front: bytes, behind: bytes
-) -> None:
-    wide = Entry(b"wide", B.data, DEFLATE, zip64=fields, needed=45, extra_in_front=in_front, extra=behind)
-    for archive in opens(open_as, make(A, wide, B)):
-        assert_reads(archive, [PLAIN[0], ("wide", wide.data), PLAIN[1]])
+def test_zip64_fields(open_as: OpenAs, assert_reads: Check, fields: tuple[str, ...]) -> None:
+    for in_front, behind in itertools.product([b"", padding(4), padding(9)], [b"", padding(4), b"\1\0\0"]):
+        wide = Entry(b"wide", B.data, DEFLATE, zip64=fields, extra_in_front=in_front, extra=behind)
+        for archive in opens(open_as, make(A, wide, B)):
+            assert_reads(archive, [PLAIN[0], ("wide", wide.data), PLAIN[1]])
 
 
 @pytest.mark.parametrize("fields", SUBSETS, ids="+".join)
@@ -167,37 +135,35 @@ def test_zip64_field_that_nothing_refers_to(open_as: OpenAs, assert_reads: Check
 
 
 SENTINELS = {"count_here": 0xFFFF, "count": 0xFFFF, "directory_size": 0xFFFFFFFF, "directory_offset": 0xFFFFFFFF}
-END_SENTINELS = [dict(chosen) for n in range(5) for chosen in itertools.combinations(SENTINELS.items(), n)]
 
 
-@pytest.mark.parametrize("sentinels", END_SENTINELS, ids=lambda chosen: "+".join(chosen) or "none")
 @pytest.mark.parametrize(("prefix", "counted"), [(b"", True), (b"#!/bin/sh\n" * 9, True), (b"#!/bin/sh\n" * 9, False)])
 @pytest.mark.parametrize("extensible", [b"", b"more" * 30])
-def test_zip64_end(
-    open_as: OpenAs, assert_reads: Check, sentinels: dict[str, int], prefix: bytes, counted: bool, extensible: bytes
-) -> None:
-    if extensible and prefix and not counted:
+def test_zip64_end(open_as: OpenAs, assert_reads: Check, prefix: bytes, counted: bool, extensible: bytes) -> None:
+    if extensible and not counted:
         pytest.skip("where the record begins is not known then")
-    archive = Zip(
-        [A, B], zip64=True, prefix=prefix, counts_prefix=counted, extensible=extensible, comment=b"hello", **sentinels
-    )
-    for opened in opens(open_as, archive.build()):
-        assert_reads(opened, PLAIN)
+    around = {"prefix": prefix, "counts_prefix": counted, "extensible": extensible, "comment": b"hello"}
+    for chosen in itertools.chain.from_iterable(itertools.combinations(SENTINELS.items(), n) for n in range(5)):
+        archive = Zip([A, B], zip64=True, **around, **dict(chosen))  # type: ignore[arg-type]
+        for opened in opens(open_as, archive.build()):
+            assert_reads(opened, PLAIN)
 
 
-@pytest.mark.parametrize("sentinel", [{}, SENTINELS])
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *itertools.product(["size"], [0, 43, 45, 2**63, 2**64 - 1, 2**64 - 12]),
-        *itertools.product(["count"], [0, 1, 3, 2**32 - 1]),
-        *itertools.product(["directory_size"], [0, 1, 46, 2**32, 2**63, 2**64 - 1]),
-        *itertools.product(["directory_offset"], [0, 1, 2**32, 2**63, 2**64 - 1]),
-        *itertools.product(["disk", "directory_disk"], [1, 2**32 - 1]),
-    ],
-)
-def test_zip64_end_that_is_wrong(open_as: OpenAs, sentinel: dict[str, int], field: str, value: int) -> None:
-    refuses(open_as, Zip([A, B], zip64=True, end64={field: value}, **sentinel).build(), ArchiveError, "")
+WRONG_END64 = {
+    "size": [0, 43, 45, 2**63, 2**64 - 1, 2**64 - 12],
+    "count": [0, 1, 3, 2**32 - 1],
+    "directory_size": [0, 1, 46, 2**32, 2**63, 2**64 - 1],
+    "directory_offset": [0, 1, 2**32, 2**63, 2**64 - 1],
+    "disk": [1, 2**32 - 1],
+    "directory_disk": [1, 2**32 - 1],
+}
+
+
+@pytest.mark.parametrize("sentinels", [{}, SENTINELS], ids=["none", "all"])
+@pytest.mark.parametrize("field", WRONG_END64)
+def test_zip64_end_that_is_wrong(open_as: OpenAs, sentinels: dict[str, int], field: str) -> None:
+    for value in WRONG_END64[field]:
+        refuses(open_as, Zip([A, B], zip64=True, end64={field: value}, **sentinels).build(), ArchiveError)
 
 
 @pytest.mark.parametrize("locator", [{"disks": 2}, {"disk": 1}])
@@ -208,14 +174,14 @@ def test_zip64_locator_of_several_disks(open_as: OpenAs, locator: dict[str, int]
 # ---- 3: data descriptors ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("form", list(itertools.product([False, True], repeat=2)))
-def test_data_descriptor(open_as: OpenAs, assert_reads: Check, method: int, form: tuple[bool, bool]) -> None:
+@pytest.mark.parametrize("signature", [False, True])
+@pytest.mark.parametrize("wide", [False, True])
+def test_data_descriptor(open_as: OpenAs, assert_reads: Check, signature: bool, wide: bool) -> None:
     # The data look like a descriptor and a local header themselves: nobody may search for one.
     contents = b"PK\7\x08" + bytes(12) + A.local() + b"text " * 50
-    entries = [Entry(b"%d" % i, contents + b"%d" % i, method, descriptor=form, needed=NEEDED[method]) for i in range(3)]
+    entries = [Entry(b"%d" % i, contents, method, descriptor=(signature, wide)) for i, method in enumerate(METHODS * 2)]
     for archive in opens(open_as, make(*entries)):
-        assert_reads(archive, [(entry.name.decode(), entry.data) for entry in entries])
+        assert_reads(archive, [(entry.name.decode(), contents) for entry in entries])
 
 
 @pytest.mark.parametrize("wrong", [{"crc": 1}, {"compressed_size": 1}, {"size": 1}])
@@ -255,60 +221,7 @@ def test_stream_of_zipfile(open_as: OpenAs, assert_reads: Check, wide: bool) -> 
         assert_reads(archive, members)
 
 
-# ---- 4, 14: names ----------------------------------------------------------------------------------------------
-
-ALL_CP437 = bytes(range(32, 256)).replace(b"\\", b"").replace(b":", b"").replace(b"\x7f", b"")
-
-
-@pytest.mark.parametrize(
-    ("raw", "flags", "encoding", "name"),
-    [
-        (ALL_CP437, 0, None, ALL_CP437.decode("cp437")),
-        ("жöß🙂".encode(), 0x0800, None, "жöß🙂"),
-        ("жöß🙂".encode(), 0x0800, "cp932", "жöß🙂"),
-        ("жöß🙂".encode(), 0, None, "жöß🙂".encode().decode("cp437")),
-        ("жöß🙂".encode(), 0, "utf-8", "жöß🙂"),
-        ("日本語/表.txt".encode("cp932"), 0, "cp932", "日本語/表.txt"),
-        ("日本語/表.txt".encode("iso2022_jp"), 0, "iso2022_jp", "日本語/表.txt"),
-        ("é".encode("latin-1"), 0, "latin-1", "é"),
-        (b"plain", 0x0800, "cp932", "plain"),
-        (b"x" * 65535, 0, None, "x" * 65535),
-        ("é".encode("cp437") * 65535, 0, None, "é" * 65535),
-    ],
-    ids=lambda value: str(value)[:20],
-)
-def test_name(open_as: OpenAs, assert_reads: Check, raw: bytes, flags: int, encoding: str | None, name: str) -> None:
-    data = make(A, Entry(raw, b"named", flags=flags), B)
-    archive = open_as(data, metadata_encoding=encoding)
-    assert_reads(archive, [PLAIN[0], (name, b"named"), PLAIN[1]])
-    assert archive[raw] == b"named"
-    assert raw in archive
-    assert archive.select([raw])[0] == b"named"
-    with zipfile.ZipFile(io.BytesIO(data), metadata_encoding=encoding) as file:
-        assert file.namelist() == archive.namelist()
-
-
-def test_name_is_not_in_the_encoding(open_as: OpenAs) -> None:
-    with pytest.raises(CorruptArchiveError, match="metadata_encoding"):
-        open_as(make(A, Entry(b"\xff\xfe", b"")), metadata_encoding="utf-8")
-
-
-def test_name_marked_as_utf8_that_is_not(open_as: OpenAs) -> None:
-    for raw in (b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"ok\xe2\x82"):
-        only_refuses(open_as, Entry(raw, b"named", flags=0x0800), CorruptArchiveError, "UTF-8")
-
-
-def test_raw_names_of_duplicates(open_as: OpenAs) -> None:
-    same = Entry(b"other", b"2", extra=unicode_path(b"same", b"other"))
-    archive = open_as(make(Entry(b"same", b"0"), Entry(b"same", b"1"), same))
-    assert archive.namelist() == ["same"] * 3
-    assert archive["same"] == b"2"
-    assert archive[b"other"] == b"2"
-    assert archive[b"same"] == b"1", "the last member whose name is these bytes"
-    view = archive.select([0])
-    assert view["same"] == b"0"
-    assert view[b"same"] == b"0"
-
+# ---- 14: names in a Unicode Path field -------------------------------------------------------------------------
 
 PATH = "päth/名".encode()
 
@@ -339,12 +252,12 @@ def test_unicode_path_that_is_not_utf8(open_as: OpenAs) -> None:
 # ---- 6, 7: directories, empty members, empty archives, duplicates ----------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", [b"empty", b"folder/", b"a/b/c/"])
-def test_empty_member(open_as: OpenAs, assert_reads: Check, method: int, name: bytes) -> None:
-    for archive in opens(open_as, make(A, Entry(name, b"", method), B)):
-        assert_reads(archive, [PLAIN[0], (name.decode(), b""), PLAIN[1]])
-        assert archive.info(1).is_dir() == name.endswith(b"/")
+def test_empty_member(open_as: OpenAs, assert_reads: Check, name: bytes) -> None:
+    for method in METHODS:
+        for archive in opens(open_as, make(A, Entry(name, b"", method), B)):
+            assert_reads(archive, [PLAIN[0], (name.decode(), b""), PLAIN[1]])
+            assert archive.info(1).is_dir() == name.endswith(b"/")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -361,16 +274,15 @@ def test_directory_with_contents(open_as: OpenAs, assert_reads: Check) -> None:
         assert_reads(archive, [("folder/", b"contents")])
 
 
-@pytest.mark.parametrize("comment", [b"", b"c" * 65535])
 @pytest.mark.parametrize("zip64", [False, True])
-@pytest.mark.parametrize("prefix", [b"", b"\0" * 1000])
-def test_empty_archive(open_as: OpenAs, assert_reads: Check, comment: bytes, zip64: bool, prefix: bytes) -> None:
-    for archive in opens(open_as, Zip([], comment=comment, zip64=zip64, prefix=prefix).build()):
-        assert_reads(archive, [])
-        assert archive.read_batch([]).data.size == 0
-        assert list(archive) == []
-        with pytest.raises(IndexError):
-            archive[0]
+def test_empty_archive(open_as: OpenAs, assert_reads: Check, zip64: bool) -> None:
+    for comment, prefix in itertools.product([b"", b"c" * 65535], [b"", b"\0" * 1000]):
+        for archive in opens(open_as, Zip([], comment=comment, zip64=zip64, prefix=prefix).build()):
+            assert_reads(archive, [])
+            assert archive.read_batch([]).data.size == 0
+            assert list(archive) == []
+            with pytest.raises(IndexError):
+                archive[0]
 
 
 def test_duplicates(open_as: OpenAs, assert_reads: Check) -> None:
@@ -390,16 +302,16 @@ def many(count: int, comment: bytes = b"") -> bytes:
     return Zip(entries, count=count & 0xFFFF, count_here=count & 0xFFFF).build()
 
 
-@pytest.mark.parametrize("count", [65534, 65535, 65536, 70_000])
-def test_many_members(open_as: OpenAs, count: int) -> None:
-    for archive in opens(open_as, many(count), strict=count < 65536):
+@pytest.mark.parametrize("count", [65535, 65536, 70_000])
+def test_many_members(count: int) -> None:
+    for archive in opens(archivestream.open, many(count), strict=count < 65536):
         assert len(archive) == count
         assert archive.namelist() == [str(i) for i in range(count)]
         assert archive[str(count - 1)] == b""
 
 
-def test_65535_members_and_a_comment_like_a_locator(open_as: OpenAs) -> None:
-    assert len(open_as(many(65535, LOCATOR))) == 65535
+def test_65535_members_and_a_comment_like_a_locator() -> None:
+    assert len(archivestream.open(many(65535, LOCATOR))) == 65535
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 65535])
@@ -414,14 +326,11 @@ def test_count_that_is_wrong(open_as: OpenAs, count: int, fields: tuple[str, ...
 
 @pytest.mark.parametrize("prefix", [b"", b"MZ" + bytes(3000), b"PK\7\x08", b"PK00PK", b"\x89PNG\r\n"])
 @pytest.mark.parametrize("counted", [False, True])
-@pytest.mark.parametrize("gap", [b"", b"APK Sig Block 42" * 300])
-@pytest.mark.parametrize("comment", [b"", b"c", bytes(65535)])
-def test_bytes_around(
-    open_as: OpenAs, assert_reads: Check, prefix: bytes, counted: bool, gap: bytes, comment: bytes
-) -> None:
-    archive = Zip([A, B], prefix=prefix, counts_prefix=counted, gap=gap, comment=comment)
-    for opened in opens(open_as, archive.build()):
-        assert_reads(opened, PLAIN)
+def test_bytes_around(open_as: OpenAs, assert_reads: Check, prefix: bytes, counted: bool) -> None:
+    for gap, comment in itertools.product([b"", b"APK Sig Block 42" * 300], [b"", b"c", bytes(65535)]):
+        archive = Zip([A, B], prefix=prefix, counts_prefix=counted, gap=gap, comment=comment)
+        for opened in opens(open_as, archive.build()):
+            assert_reads(opened, PLAIN)
 
 
 @pytest.mark.parametrize("trailing", [b"\n", bytes(1000), b"x" * 60_000, b"PK\5\6", b"PK\5\6" + b"x" * 17])
@@ -449,11 +358,6 @@ def test_order_of_the_directory(open_as: OpenAs, assert_reads: Check, order: lis
 
 
 # ---- 12, 13: sentinels without a ZIP64 field, and what looks like a locator ------------------------------------
-
-
-@pytest.mark.parametrize("field", ["size", "compressed_size", "offset"])
-def test_sentinel_without_zip64_field(open_as: OpenAs, field: str) -> None:
-    only_refuses(open_as, Entry(b"bad", b"contents", **{field: 0xFFFFFFFF}), CorruptArchiveError)
 
 
 @pytest.mark.parametrize("field", ["disk", "directory_disk", "directory_size", "directory_offset"])
@@ -499,64 +403,30 @@ def test_locator_that_leads_to_another_directory(open_as: OpenAs) -> None:
     assert archive["a.txt"] == expected
 
 
-# ---- 15, 16, 19: what is not handled, one member at a time -----------------------------------------------------
+# ---- 15, 19: compression methods, several disks ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("size", [1, 1000, 20_000, 300_000])
-def test_method(open_as: OpenAs, assert_reads: Check, method: int, size: int) -> None:
-    contents = (b"some text, %d. " * (size // 15 + 1) % ((size,) * (size // 15 + 1)))[:size]
-    for archive in opens(open_as, make(A, Entry(b"x", contents, method, needed=NEEDED[method]), B)):
-        assert_reads(archive, [PLAIN[0], ("x", contents), PLAIN[1]])
+def test_method(open_as: OpenAs, assert_reads: Check, method: int) -> None:
+    for size in (1, 1000, 20_000, 300_000):
+        contents = random.Random(size).randbytes(size // 3 + 1) * 3
+        for archive in opens(open_as, make(A, Entry(b"x", contents, method), B)):
+            assert_reads(archive, [PLAIN[0], ("x", contents), PLAIN[1]])
 
 
 @pytest.mark.parametrize("size", [1, 62, 81, 97, 1000, 5000])
 def test_lzma_without_end_mark(open_as: OpenAs, assert_reads: Check, size: int) -> None:
     contents = random.Random(size).randbytes(size)
     payload = lzma_without_end_mark(contents)
-    for archive in opens(open_as, make(A, Entry(b"x", contents, LZMA, payload, needed=63), B)):
+    for archive in opens(open_as, make(A, Entry(b"x", contents, LZMA, payload), B)):
         assert_reads(archive, [PLAIN[0], ("x", contents), PLAIN[1]])
 
 
 def test_several_frames_of_zstd(open_as: OpenAs, assert_reads: Check) -> None:
     skippable = b"\x53\x2a\x4d\x18" + struct.pack("<L", 5) + b"12345"
     payload = compress(b"one ", ZSTD) + skippable + compress(b"two", ZSTD)
-    for archive in opens(open_as, make(Entry(b"x", b"one two", ZSTD, payload, needed=63))):
+    for archive in opens(open_as, make(Entry(b"x", b"one two", ZSTD, payload))):
         assert_reads(archive, [("x", b"one two")])
-
-
-NAMED = {1: "shrink", 6: "implode", 9: "deflate64", 10: "implode", 18: "terse", 96: "jpeg", 97: "wavpack", 98: "ppmd"}
-
-
-@pytest.mark.parametrize("method", [*NAMED, 2, 3, 4, 5, 7, 11, 13, 15, 16, 20, 94, 100, 255, 0xFFFF])
-def test_method_that_is_not_handled(open_as: OpenAs, method: int) -> None:
-    match = rf"\b{method}\b.*{NAMED.get(method, '')}"
-    only_refuses(open_as, Entry(b"bad", b"contents", method), UnsupportedFeatureError, match)
-
-
-@pytest.mark.parametrize(
-    ("fields", "kind"),
-    [
-        ({"flags": 0x0001}, EncryptedMemberError),
-        ({"flags": 0x0041}, EncryptedMemberError),
-        ({"flags": 0x0009, "descriptor": (True, False)}, EncryptedMemberError),
-        ({"method": 99}, EncryptedMemberError),
-        ({"flags": 0x0001, "method": 99}, EncryptedMemberError),
-        ({"flags": 0x0020}, UnsupportedFeatureError),
-        ({"needed": 64}, UnsupportedFeatureError),
-        ({"needed": 0x0AFF}, UnsupportedFeatureError),
-        ({"disk": 1}, UnsupportedFeatureError),
-        ({"disk": 1, "zip64": ["disk"]}, UnsupportedFeatureError),
-        ({"disk": 0xFFFF}, UnsupportedFeatureError),
-    ],
-)
-def test_member_that_is_not_handled(open_as: OpenAs, fields: dict[str, int], kind: type[ArchiveError]) -> None:
-    only_refuses(open_as, Entry(**{"name": b"bad", "data": b"contents", **fields}), kind)
-
-
-def test_version_is_in_the_low_byte(open_as: OpenAs, assert_reads: Check) -> None:
-    # The upper one names a system, in archives of some writers.
-    assert_reads(open_as(make(Entry(A.name, A.data, needed=0x0314), B)), PLAIN)
 
 
 @pytest.mark.parametrize("fields", [{"disk": 1}, {"directory_disk": 1}, {"disk": 3, "directory_disk": 3}])
@@ -569,11 +439,11 @@ def test_several_disks(open_as: OpenAs, fields: dict[str, int], zip64: bool) -> 
 
 
 @pytest.mark.parametrize("stray", [b"\0", b"\1\0", b"\1\0\1", bytes(3)])
-@pytest.mark.parametrize("field", [b"", padding(5), extra(0x5455, b"\1" + bytes(4))])
-def test_stray_bytes(open_as: OpenAs, assert_reads: Check, stray: bytes, field: bytes) -> None:
-    odd = Entry(A.name, A.data, extra=field + stray, local_extra=field + stray)
-    for archive in opens(open_as, make(odd, B)):
-        assert_reads(archive, PLAIN)
+def test_stray_bytes(open_as: OpenAs, assert_reads: Check, stray: bytes) -> None:
+    for field in (b"", padding(5), extra(0x5455, b"\1" + bytes(4))):
+        odd = Entry(A.name, A.data, extra=field + stray, local_extra=field + stray)
+        for archive in opens(open_as, make(odd, B)):
+            assert_reads(archive, PLAIN)
 
 
 @pytest.mark.parametrize("length", [5, 100, 65535])
@@ -622,11 +492,6 @@ def test_strict_refuses(open_as: OpenAs, fields: dict[str, object]) -> None:
         assert list(archive) == [A.data, odd.data, B.data]
     encrypted = Entry(b"odd", b"contents", flags=1)  # it is well-formed, so it is refused when it is read
     assert len(open_as(make(A, encrypted), strict=True)) == 2
-
-
-@pytest.mark.parametrize("fields", [{"local_name": b"another"}, {"local_name": b""}, {"local_signature": b"PK\1\2"}])
-def test_local_header_of_another(open_as: OpenAs, fields: dict[str, bytes]) -> None:
-    only_refuses(open_as, Entry(b"bad", b"contents", **fields), CorruptArchiveError, "local header|run into")  # type: ignore[arg-type]
 
 
 def test_numpy_sees_what_zipfile_writes(open_as: OpenAs) -> None:

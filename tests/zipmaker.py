@@ -16,7 +16,13 @@ from typing import Any
 import zstandard
 
 __all__ = [
+    "BZIP2",
+    "DEFLATE",
+    "LZMA",
     "METHODS",
+    "STORED",
+    "XZ",
+    "ZSTD",
     "Entry",
     "Zip",
     "compress",
@@ -24,6 +30,7 @@ __all__ = [
     "extra",
     "lzma_without_end_mark",
     "make",
+    "padding",
     "unicode_path",
 ]
 
@@ -42,7 +49,7 @@ class Entry:
     payload: bytes | None = None  # the compressed data; default: `data`, compressed
 
     made_by: int = 0x0314  # Unix, 2.0
-    needed: int = 20
+    needed: int | None = None  # default: what method and ZIP64 take (4.4.3.2)
     flags: int = 0
     time: int = 0x6000
     date: int = 0x5821
@@ -81,6 +88,8 @@ class Entry:
     def __post_init__(self) -> None:
         if self.payload is None:
             self.payload = compress(self.data, self.method)
+        if self.needed is None:
+            self.needed = max({12: 46, 14: 63, 93: 63, 95: 63}.get(self.method, 20), 45 * bool(self.zip64))
         if self.crc is None:
             self.crc = zlib.crc32(self.data)
         if self.size is None:
@@ -266,13 +275,13 @@ def compress(data: bytes, method: int) -> bytes:
     if method == BZIP2:
         return bz2.compress(data)
     if method == LZMA:  # 5.8.8: version of the SDK, length of the properties, properties
-        filters = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 16, "lc": 3, "lp": 0, "pb": 2}]
+        filters = [{"id": lzma.FILTER_LZMA1, "preset": 0, "dict_size": 1 << 16}]  # lc 3, lp 0, pb 2
         stream = lzma.compress(data, lzma.FORMAT_RAW, filters=filters)
         return _LZMA_HEAD + stream
     if method == ZSTD:
         return zstandard.ZstdCompressor().compress(data)
     if method == XZ:
-        return lzma.compress(data, lzma.FORMAT_XZ)
+        return lzma.compress(data, lzma.FORMAT_XZ, preset=0)
     return data
 
 

@@ -9,6 +9,7 @@ cdef class Buffer:
     cdef uint8_t *data
     cdef size_t size        # bytes that the buffer protocol shows
     cdef size_t capacity    # bytes that are there
+    cdef bint adopted       # of malloc, by somebody else
 
     @staticmethod
     cdef Buffer adopt(void *memory, size_t size)

@@ -7,12 +7,16 @@ a few of them and up to `RECYCLED_BYTES` in all, and the next batch of about tha
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
+from libc.stdlib cimport free
 
 cdef extern from *:
     """
     #include <atomic>
     #include <cstdint>
     #include <cstdlib>
+    #ifndef _WIN32
+    #include <sys/mman.h>
+    #endif
 
     namespace archivestream {
 
@@ -21,20 +25,38 @@ cdef extern from *:
     constexpr std::size_t kRecycledBytes = std::size_t{64} << 20;
     constexpr int kRecycledBlocks = 8;
 
+    constexpr std::size_t kSmallestMapped = 1 << 20;            // from here on, straight from the kernel
+
+    // Large blocks do not go through malloc: given back, they must leave the process, and leave no holes.
     inline void *allocate(std::size_t size) {
     #ifdef _WIN32
       return std::malloc(size);
     #else
       void *memory = nullptr;
-      return posix_memalign(&memory, kAlignment, size) == 0 ? memory : nullptr;
+      if (size < kSmallestMapped) return posix_memalign(&memory, kAlignment, size) == 0 ? memory : nullptr;
+      memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      return memory == MAP_FAILED ? nullptr : memory;
     #endif
     }
 
+    inline void release(void *memory, std::size_t size) {
+    #ifndef _WIN32
+      if (size >= kSmallestMapped) {
+        munmap(memory, size);
+        return;
+      }
+    #endif
+      std::free(memory);
+    }
+
     // Freed blocks, oldest first. The lock is only ever tried: a thread that finds it taken (also for good,
-    // in a child forked while another thread held it) goes to malloc instead.
+    // in a child forked while another thread held it) goes without.
     struct Recycler {
       std::atomic_flag busy = ATOMIC_FLAG_INIT;
-      struct { void *memory; std::size_t capacity; } blocks[kRecycledBlocks];
+      struct Block {
+        void *memory;
+        std::size_t capacity;
+      } blocks[kRecycledBlocks];
       int count = 0;
       std::size_t bytes = 0;
 
@@ -52,20 +74,20 @@ cdef extern from *:
           busy.clear(std::memory_order_release);
         }
         if (!found) {
-          found = allocate(size ? size : 1);
-          *capacity = size;
+          *capacity = size ? size : 1;
+          found = allocate(*capacity);
         }
         return found;
       }
 
       void give(void *memory, std::size_t capacity) {
-        void *dropped[kRecycledBlocks];
+        decltype(blocks) dropped;
         int drops = 0;
         bool kept = false;
         if (capacity >= kSmallestRecycled && capacity <= kRecycledBytes &&
             !busy.test_and_set(std::memory_order_acquire)) {
           while (count == kRecycledBlocks || bytes + capacity > kRecycledBytes) {
-            dropped[drops++] = blocks[0].memory;
+            dropped[drops++] = blocks[0];
             remove(0);
           }
           blocks[count].memory = memory;
@@ -75,8 +97,8 @@ cdef extern from *:
           kept = true;
           busy.clear(std::memory_order_release);
         }
-        for (int i = 0; i < drops; ++i) std::free(dropped[i]);
-        if (!kept) std::free(memory);
+        for (int i = 0; i < drops; ++i) release(dropped[i].memory, dropped[i].capacity);
+        if (!kept) release(memory, capacity);
       }
 
      private:
@@ -142,7 +164,9 @@ cdef class Buffer:
             raise MemoryError(f"cannot allocate {size} bytes")
 
     def __dealloc__(self):
-        if self.data != NULL:
+        if self.adopted:
+            free(self.data)
+        elif self.data != NULL:
             cpp_give(self.data, self.capacity)
 
     @staticmethod
@@ -155,6 +179,7 @@ cdef class Buffer:
         self.data = <uint8_t *> memory
         self.size = size
         self.capacity = size
+        self.adopted = True
         return self
 
     def __len__(self):

@@ -28,13 +28,16 @@ cdef class Work:
     cdef uint64_t generation    # of the process that began it
     cdef size_t threads
     cdef bint alone             # no thread of the pool takes part
+    cdef bint cancelled
     cdef bint finished
     cdef object owners          # what keeps the memory in place
 
+    cdef void call_off(self) noexcept
     cdef int start(self, size_t threads, bint helping) except -1
     cdef int finish(self) except -1
     cdef int ask_threads(self, size_t helpers) except -1
-    cdef int after_fork(self) except -1
+    cdef int begin_anew(self) except -1
+    cdef bint is_idle(self)
     cdef list failures(self)
 
 

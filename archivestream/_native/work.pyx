@@ -36,16 +36,27 @@ cdef double SLICE = 0.05
 cdef class Work:
     """A plan with all the memory that it works on: kept alive, and in place, until the last thread has left."""
 
+    def __del__(self):
+        # The collector of reference cycles calls this before it takes anything apart: no thread may be at work
+        # on the memory then. Other finalizers may still ask for the result, and get it.
+        self.call_off()
+
     def __dealloc__(self):
         if self.job and self.generation != ThreadPool.generation():
             leak_job(self.job)
-        elif self.job:
+        else:
+            self.call_off()     # begun anew by another finalizer
+        free(self.plan.tasks)
+        free(self.plan.groups)
+
+    cdef void call_off(self) noexcept:
+        """Begin no more of the work, and wait for what is under way."""
+        if self.job and self.generation == ThreadPool.generation() and not self.finished:
             with nogil:
                 self.job.get().cancel()
                 while not self.job.get().wait(1.0):
                     pass
-        free(self.plan.tasks)
-        free(self.plan.groups)
+            self.cancelled = True
 
     cdef int start(self, size_t threads, bint helping) except -1:
         """Set the threads to work; with ``helping`` the caller is going to be one of them."""
@@ -69,11 +80,13 @@ cdef class Work:
         self.alone = not asked
         return 0
 
-    cdef int after_fork(self) except -1:
-        """Begin anew in a child process: the threads are in the parent, but the plan is whole."""
+    cdef int begin_anew(self) except -1:
+        """Begin once more: the plan is whole, but its threads are in the parent process, or were called off."""
         cdef size_t i, j
         cdef Task *task
-        leak_job(self.job)
+        if not self.cancelled:
+            leak_job(self.job)
+        self.cancelled = False
         for i in range(self.plan.n_groups):
             for j in range(self.plan.groups[i].begin, self.plan.groups[i].end):
                 task = &self.plan.tasks[j]
@@ -82,14 +95,17 @@ cdef class Work:
                     locate(self.plan.columns, task, False)
         return self.ask_threads(self.threads)
 
+    cdef bint is_idle(self):
+        return self.cancelled or self.generation != ThreadPool.generation()
+
     cdef int finish(self) except -1:
         """Work along until the batch is done. Raises what a signal handler raises (KeyboardInterrupt)."""
         cdef bint done = False
         cdef Job *job
         if self.finished:
             return 0    # the memory is the caller's again
-        if self.generation != ThreadPool.generation():
-            self.after_fork()
+        if self.is_idle():
+            self.begin_anew()
         job = self.job.get()
         while not done:
             with nogil:
@@ -122,8 +138,8 @@ cdef class PendingRead:
         """Whether `wait` would return at once."""
         if self.work.finished:
             return True
-        if self.work.generation != ThreadPool.generation():
-            self.work.after_fork()
+        if self.work.is_idle():
+            self.work.begin_anew()
         if self.work.alone:
             # Nobody else does it, so do a part each time: asking for long enough comes to an end.
             with nogil:

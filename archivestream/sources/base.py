@@ -20,12 +20,15 @@ class Source(ABC):
         A file descriptor that native code may read at any offset, or -1.
     memory : memoryview or None
         All of the bytes, where they are in memory.
+    held : object
+        What keeps the descriptor open, or the memory in place: whoever hands those to native code holds it.
     """
 
     name: str
     size: int
     descriptor: int = -1
     memory: memoryview | None = None
+    held: object = None
 
     @abstractmethod
     def readinto_at(self, offset: int, buffer: memoryview) -> int:

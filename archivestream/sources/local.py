@@ -9,6 +9,7 @@ import stat
 import threading
 from typing import Any, BinaryIO
 
+from archivestream._native.files import Descriptor
 from archivestream.sources.base import Source
 
 __all__ = ["LocalSource", "OpenFileSource"]
@@ -36,6 +37,7 @@ class LocalSource(Source):
     def _adopt(self, path: str, descriptor: int) -> None:
         self.path = os.path.abspath(path)
         self.name = path
+        self.held = Descriptor(descriptor)
         self.descriptor = descriptor
         self._lock = threading.Lock()
         self._opened = os.fstat(self.descriptor)
@@ -83,14 +85,9 @@ class LocalSource(Source):
         return None
 
     def close(self) -> None:
-        """Close the descriptor."""
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        if getattr(self, "descriptor", -1) >= 0:
-            self.close()
+        """Let go of the descriptor: it closes when the last read is done with it."""
+        self.descriptor = -1
+        self.held = None
 
 
 class OpenFileSource(LocalSource):

@@ -24,6 +24,7 @@ class MemorySource(Source):
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self.name = f"<{len(memoryview(data).cast('B'))} bytes>"
         self.memory = memoryview(data).cast("B")
+        self.held = self.memory.obj
         self.size = len(self.memory)
 
     def readinto_at(self, offset: int, buffer: memoryview) -> int:
