@@ -7,38 +7,27 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archivestream import extraction, npy
 from archivestream.batch import Batch, PendingBatch, VerifyReport
-from archivestream.errors import ArchiveChangedError, ArchiveError
-from archivestream.formats import read_index
-from archivestream.index import Index, MemberIds
+from archivestream.errors import ArchiveError
+from archivestream.index import MemberIds
 from archivestream.limits import Limits
 from archivestream.member_io import open_member
 from archivestream.members import Member
-from archivestream.paths import expand
 from archivestream.reader import MemberReader
 from archivestream.selection import Key, Keys, Names, Selection
-from archivestream.sources import (
-    FileObjectSource,
-    LocalSource,
-    MemorySource,
-    OpenFileSource,
-    Source,
-)
+from archivestream.session import Openable, Options, Progress, Session, find_sources
 from archivestream.summary import Summary, summarise
 
 __all__ = ["Archive", "Openable", "Progress", "open"]
 
-Progress: TypeAlias = Callable[[int, int], object]
-Openable: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 _VERIFY_BYTES = 64 << 20
 _VERIFY_MEMBERS = 8192
@@ -73,7 +62,8 @@ def open(  # the name that users type: archivestream.open
     metadata_encoding : str, optional
         Encoding of names that are not marked as UTF-8; default: code page 437, as `zipfile`.
     progress : callable, optional
-        Called with (bytes of the directory read, bytes in all) while the index is read.
+        Called with (done, total) while the index is read: bytes of the directory, or, for several archives, of their
+        files.
 
     Raises
     ------
@@ -94,103 +84,15 @@ def open(  # the name that users type: archivestream.open
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
-    options = _Options(strict, threads, verify, limits, metadata_encoding)
-    sources = _sources(path)
+    options = Options(strict, threads, verify, limits, metadata_encoding)
+    sources = find_sources(path)
     try:
         reader = options.reader(sources, progress)
     except BaseException:
         for source in sources:
             source.close()
         raise
-    return Archive(_Shared(reader, options))
-
-
-def _sources(path: Openable | Sequence[Openable]) -> list[Source]:
-    if isinstance(path, bytes | bytearray | memoryview):
-        return [MemorySource(path)]
-    if isinstance(path, str | os.PathLike):
-        opened: list[Source] = []
-        try:
-            for one in expand(os.fspath(path)):
-                opened.append(LocalSource(one))
-        except BaseException:
-            for source in opened:
-                source.close()
-            raise
-        return opened
-    if isinstance(path, Sequence):
-        if not path:
-            raise ValueError("an empty list of archives")
-        several = cast("Sequence[Openable]", path)
-        return [source for one in several for source in _sources(one)]
-    return [OpenFileSource(path) if OpenFileSource.fits(path) else FileObjectSource(path)]
-
-
-@dataclass(frozen=True)
-class _Options:
-    """How an archive was opened: what a pickle needs to open it again."""
-
-    strict: bool
-    threads: int | None
-    verify: bool
-    limits: Limits
-    metadata_encoding: str | None
-
-    def reader(self, sources: Sequence[Source], progress: Progress | None) -> MemberReader:
-        parts = [
-            read_index(
-                source,
-                strict=self.strict,
-                limits=self.limits,
-                metadata_encoding=self.metadata_encoding,
-                progress=progress,
-            )
-            for source in sources
-        ]
-        return MemberReader(
-            Index.concatenate(parts),
-            sources,
-            limits=self.limits,
-            verify=self.verify,
-            strict=self.strict,
-            threads=self.threads,
-        )
-
-
-class _Shared:
-    """What an archive and its views have in common: they are closed together."""
-
-    def __init__(self, reader: MemberReader, options: _Options) -> None:
-        self.options = options
-        self.names = [source.name for source in reader.sources]
-        self._reader: MemberReader | None = reader
-
-    @property
-    def reader(self) -> MemberReader:
-        if self._reader is None:
-            raise ValueError(f"{self.names[0]}: the archive is closed")
-        return self._reader
-
-    @property
-    def closed(self) -> bool:
-        return self._reader is None
-
-    def close(self) -> None:
-        # The descriptors close when the last call and the last pending batch have let go of the reader.
-        self._reader = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        places = [source.path if type(source) is LocalSource else source for source in self.reader.sources]
-        return _reopen, (places, self.options, self.reader.index.fingerprint())
-
-
-def _reopen(places: list[str | Source], options: _Options, fingerprint: str) -> _Shared:
-    """Open the sources of a pickled archive in another process."""
-    sources = [LocalSource(place) if isinstance(place, str) else place for place in places]
-    reader = options.reader(sources, None)
-    if reader.index.fingerprint() != fingerprint:
-        raise ArchiveChangedError("the file is not the one that was pickled; open it again", archive=sources[0].name)
-    return _Shared(reader, options)
+    return Archive(Session(reader, options))
 
 
 class Archive(Sequence[bytes]):
@@ -201,7 +103,7 @@ class Archive(Sequence[bytes]):
     there.
     """
 
-    def __init__(self, shared: _Shared, selection: Selection | None = None) -> None:
+    def __init__(self, shared: Session, selection: Selection | None = None) -> None:
         self._shared = shared
         if selection is None:
             selection = Selection(shared.reader.index, shared.names[0])
@@ -419,7 +321,10 @@ class Archive(Sequence[bytes]):
         """
         reader = self._shared.reader
         ids = self._selection.rows(0, len(self))
-        sizes = reader.index["size"][ids].astype(np.int64)
+        # Declared sizes can be anything: what may not be read counts for nothing.
+        sizes = reader.index["size"][ids]
+        sizes = np.where(sizes <= reader.limits.max_member_bytes, sizes, 0).astype(np.int64)
+        sizes[reader.refused(ids)] = 0
         ends = np.cumsum(sizes)
         report = VerifyReport()
         started = time.perf_counter()
@@ -495,7 +400,7 @@ class Archive(Sequence[bytes]):
         return _restore, (self._shared, self._selection.ids)
 
 
-def _restore(shared: _Shared, ids: MemberIds | None) -> Archive:
+def _restore(shared: Session, ids: MemberIds | None) -> Archive:
     """Make an archive or a view anew where its pickle is loaded."""
     return Archive(shared, Selection(shared.reader.index, shared.names[0], ids))
 

@@ -118,7 +118,7 @@ def _safe_parts(reader: MemberReader, member: int) -> tuple[str, ...]:
         reason = "the name is an absolute path"
     elif ".." in parts:
         reason = "the name leads out of the folder"
-    elif "" in parts or parts == ["."]:
+    elif "" in parts or set(parts) == {"."}:
         reason = "a part of the name is empty"
     elif "\\" in name and (os.sep == "\\" or ".." in name.split("\\") or name.startswith("\\")):
         reason = "the name has backslashes"

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from archivestream._native.codecs import Status, crc32
 
-__all__ = ["FALLBACKS", "decode"]
+__all__ = ["FALLBACKS", "LZMA", "BadHeader", "decode"]
 
 BZIP2, LZMA, XZ = 12, 14, 95
 
@@ -29,14 +29,14 @@ class Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
-class _BadHeader(Exception):
-    pass
+class BadHeader(Exception):
+    """The first bytes of a stream are not those of its codec."""
 
 
 def _lzma1(head: bytes, size: int, max_window: int) -> tuple[Decompressor, int]:
     """Make a decoder of method 14 (APPNOTE 5.8.8): two bytes of version, the length of the properties, they."""
     if len(head) < 9 or int.from_bytes(head[2:4], "little") != 5 or head[4] >= 225:
-        raise _BadHeader
+        raise BadHeader
     properties = head[4]
     # References never reach further back than the first byte, so a larger dictionary than the member is waste.
     dictionary = min(int.from_bytes(head[5:9], "little"), max(size, 4096))
@@ -102,7 +102,7 @@ def decode(
             if not more:
                 break
             decoded += more
-    except _BadHeader:
+    except BadHeader:
         return Status.BAD_DATA
     except MemoryError:
         return Status.OVER_LIMIT

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import lzma
 import zlib
 from collections.abc import Iterator
 
 import zstandard
 
 from archivestream._native.codecs import Status, crc32
-from archivestream.fallback import FALLBACKS
+from archivestream.errors import ArchiveError
+from archivestream.fallback import FALLBACKS, LZMA, BadHeader
 from archivestream.reader import MemberReader
 
 __all__ = ["open_member"]
@@ -49,7 +51,10 @@ class _SeekableRaw(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}
+        if whence not in bases:
+            raise ValueError(f"whence is 0, 1 or 2, not {whence}")
+        base = bases[whence]
         if base + offset < 0:
             raise ValueError(f"cannot seek to {base + offset}")
         self._position = base + offset
@@ -77,12 +82,13 @@ class _CheckedMember(_SeekableRaw):
         super().__init__(int(reader.index["size"][member]))
         self._reader = reader
         self._member = member
-        self._source = reader.sources[reader.index.source_of(member)]
         self._offset = offset
         self._checked = 0
         self._crc = 0
 
     def _check(self, at: int, data: memoryview) -> None:
+        if at == 0:
+            self._crc = self._checked = 0
         if not self._reader.verify or at != self._checked:
             return
         self._crc = crc32(data, self._crc)
@@ -99,12 +105,10 @@ class _StoredMember(_CheckedMember):
         view = memoryview(buffer)[: max(0, self._size - self._position)]
         if not view:
             return 0
-        got = self._source.readinto_at(self._offset + self._position, view)
-        if got < len(view):
-            raise self._reader.error(self._member, Status.TRUNCATED, 0)
+        self._reader.read_source(self._member, self._offset + self._position, view)
         self._check(self._position, view)
-        self._position += got
-        return got
+        self._position += len(view)
+        return len(view)
 
 
 class _StreamedMember(_CheckedMember):
@@ -113,23 +117,26 @@ class _StreamedMember(_CheckedMember):
     def __init__(self, reader: MemberReader, member: int, offset: int) -> None:
         super().__init__(reader, member, offset)
         self._compressed_size = int(reader.index["compressed_size"][member])
+        self._begin()
+
+    def _begin(self) -> None:
         self._decoded = 0  # bytes before `_piece`
         self._piece = memoryview(b"")
-        self._pieces = filter(None, self._decode())
+        self._pieces = self._decode()
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         if self._position >= self._size:
             return 0
         if self._position < self._decoded:
-            self._pieces = filter(None, self._decode())
-            self._decoded, self._piece = 0, memoryview(b"")
+            self._begin()
         while self._position >= self._decoded + len(self._piece):
             self._decoded += len(self._piece)
             self._piece = memoryview(next(self._pieces, b""))
+            end = self._decoded + len(self._piece)
             if not self._piece:
-                raise self._reader.error(self._member, Status.TOO_FEW_BYTES, 0)
-            if self._decoded + len(self._piece) > self._size:
-                raise self._reader.error(self._member, Status.TOO_MANY_BYTES, 0)
+                raise self._error(Status.TOO_FEW_BYTES)
+            if end > self._size or (end == self._size and next(self._pieces, b"")):
+                raise self._error(Status.TOO_MANY_BYTES)
             self._check(self._decoded, self._piece)
         start = self._position - self._decoded
         data = self._piece[start : start + len(buffer)]
@@ -137,40 +144,61 @@ class _StreamedMember(_CheckedMember):
         self._position += len(data)
         return len(data)
 
+    def _error(self, status: Status) -> Exception:
+        return self._reader.error(self._member, status, 0)
+
     def _compressed(self) -> Iterator[bytes]:
         for at in range(0, self._compressed_size, _PIECE):
-            want = min(_PIECE, self._compressed_size - at)
-            data = bytes(self._source.read_at(self._offset + at, want))
-            if len(data) < want:
-                raise self._reader.error(self._member, Status.TRUNCATED, 0)
-            yield data
+            data = bytearray(min(_PIECE, self._compressed_size - at))
+            self._reader.read_source(self._member, self._offset + at, memoryview(data))
+            yield bytes(data)
 
     def _decode(self) -> Iterator[bytes]:
+        """Decode piece by piece, none of them empty; what the libraries raise becomes an `ArchiveError`."""
         codec = int(self._reader.index["codec"][self._member])
+        window = self._reader.limits.max_window_bytes
+        strict = self._reader.strict
         try:
             if codec == _DEFLATE:
-                yield from _inflate(self._compressed())
+                pieces = _inflate(self._compressed(), strict)
             elif codec == _ZSTD:
-                yield from _unzstd(self._compressed(), self._reader.limits.max_window_bytes)
+                pieces = _unzstd(self._compressed(), window)
             else:
-                head = bytes(self._source.read_at(self._offset, 9))
-                decompressor, start = FALLBACKS[codec](head, self._size, self._reader.limits.max_window_bytes)
-                for data in self._compressed():
-                    yield decompressor.decompress(data[start:], _PIECE)
-                    start = 0
-                    while not (decompressor.needs_input or decompressor.eof):
-                        yield decompressor.decompress(b"", _PIECE)
-        except (zlib.error, zstandard.ZstdError, OSError, EOFError, ValueError) as error:
-            raise self._reader.error(self._member, Status.BAD_DATA, 0) from error
+                pieces = _fall_back(codec, self._compressed(), self._size, window, strict)
+            yield from filter(None, pieces)
+        except ArchiveError:
+            raise
+        except _Bad as error:
+            raise self._error(error.status) from error
+        except (MemoryError, lzma.LZMAError, zstandard.ZstdError) as error:
+            text = str(error).lower()
+            if "dictionary" in text:
+                raise self._error(Status.DICTIONARY_REQUIRED) from error
+            over = isinstance(error, MemoryError) or "limit" in text or "too much memory" in text
+            raise self._error(Status.OVER_LIMIT if over else Status.BAD_DATA) from error
+        except (BadHeader, zlib.error, OSError, EOFError, ValueError) as error:
+            raise self._error(Status.BAD_DATA) from error
 
 
-def _inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
+class _Bad(Exception):
+    """A stream ends otherwise than it should."""
+
+    def __init__(self, status: Status) -> None:
+        self.status = status
+
+
+def _inflate(pieces: Iterator[bytes], strict: bool) -> Iterator[bytes]:
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     for data in pieces:
-        while data:
+        while data and not decompressor.eof:
             yield decompressor.decompress(data, _PIECE)
             data = decompressor.unconsumed_tail
-    yield decompressor.flush()
+        if strict and (decompressor.unused_data or (data and decompressor.eof)):
+            raise _Bad(Status.TRAILING_BYTES)
+    if not decompressor.eof:
+        yield decompressor.flush()
+    if not decompressor.eof:
+        raise _Bad(Status.BAD_DATA)
 
 
 def _unzstd(pieces: Iterator[bytes], max_window: int) -> Iterator[bytes]:
@@ -178,6 +206,26 @@ def _unzstd(pieces: Iterator[bytes], max_window: int) -> Iterator[bytes]:
     stream = decompressor.stream_reader(io.BufferedReader(_Readable(pieces)), read_across_frames=True)
     while data := stream.read(_PIECE):
         yield data
+
+
+def _fall_back(codec: int, pieces: Iterator[bytes], size: int, max_window: int, strict: bool) -> Iterator[bytes]:
+    data = next(pieces, b"")
+    decompressor, start = FALLBACKS[codec](data[:9], size, max_window)
+    data = data[start:]
+    left = size if codec == LZMA else size + 1  # see `archivestream.fallback.decode`
+    while left and not decompressor.eof:
+        if not data and decompressor.needs_input:
+            data = next(pieces, b"")
+            if not data:
+                break
+        piece = decompressor.decompress(data, min(left, _PIECE))
+        data = b""
+        left -= len(piece)
+        yield piece
+    if codec != LZMA and not decompressor.eof:
+        raise _Bad(Status.BAD_DATA)
+    if strict and decompressor.eof and (decompressor.unused_data or next(pieces, b"")):
+        raise _Bad(Status.TRAILING_BYTES)
 
 
 class _Readable(io.RawIOBase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import io
 import math
@@ -19,6 +20,7 @@ from archivestream.reader import MemberReader, empty_bytes
 __all__ = ["decode_array", "read_arrays"]
 
 _LONGEST_PREFIX = 4096  # what the engine leaves out at the start of a member
+_MOST_DIMENSIONS = 32  # of NumPy 1
 _HEADERS = 64  # remembered for an archive, by the size of their members
 
 
@@ -76,10 +78,10 @@ def _read_slots(
 
 def _prefix(data: bytes | memoryview, archive: str | None, member: str | None) -> bytes:
     """Cut off everything before the array: magic string, version, length and text of the header."""
-    head = bytes(data[:12])
-    size = struct.unpack_from("<H" if head[6:7] == b"\1" else "<L", head.ljust(12, b"\0"), 8)[0]
+    head = bytes(data[:12]).ljust(12, b"\0")
+    size = struct.unpack_from("<H" if head[6:7] == b"\1" else "<L", head, 8)[0]
     end = (10 if head[6:7] == b"\1" else 12) + size
-    if head[:6] != b"\x93NUMPY" or not 1 <= head[6] <= 3 or end > len(data):
+    if head[:6] != b"\x93NUMPY" or head[6:8] not in (b"\1\0", b"\2\0", b"\3\0") or end > len(data):
         raise CorruptArchiveError("it is no .npy file", archive=archive, member=member)
     return bytes(data[:end])
 
@@ -87,7 +89,7 @@ def _prefix(data: bytes | memoryview, archive: str | None, member: str | None) -
 def _parse(prefix: bytes, archive: str | None, member: str | None) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         shape, order, dtype = _parse_header(prefix)
-    except ValueError as error:
+    except Exception as error:  # the header is a Python literal, and a hostile one fails in many ways
         raise CorruptArchiveError(f"it is no .npy file: {error}", archive=archive, member=member) from error
     if dtype.hasobject:
         raise UnsupportedFeatureError(
@@ -101,13 +103,22 @@ def _parse(prefix: bytes, archive: str | None, member: str | None) -> tuple[tupl
 @functools.lru_cache(maxsize=64)  # the members of a data set mostly have the same
 def _parse_header(prefix: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     stream = io.BytesIO(prefix)
-    major, _ = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # headers that Python 2 wrote
-        shape, order, dtype = read(stream)
-    if any(n < 0 for n in shape):
+    version = np.lib.format.read_magic(stream)
+    if version == (3, 0):
+        # NumPy has no public function for it: version 2.0, with a header in UTF-8 (NEP 1).
+        length = struct.unpack("<L", stream.read(4))[0]
+        header = ast.literal_eval(stream.read(length).decode())
+        shape, order = header["shape"], bool(header["fortran_order"])
+        dtype = np.lib.format.descr_to_dtype(header["descr"])
+    else:
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # headers that Python 2 wrote
+            shape, order, dtype = read(stream)
+    if not all(type(n) is int and n >= 0 for n in shape) or math.prod(max(n, 1) for n in shape) >= 1 << 62:
         raise ValueError(f"the shape is {shape}")
+    if dtype.itemsize == 0 or dtype.subdtype is not None or len(shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"arrays of {dtype} and {len(shape)} dimensions are not read")
     return shape, order, dtype
 
 

@@ -215,11 +215,37 @@ class MemberReader:
         self._settle(self._native.check(members, fetched), fetched, lambda i, data: None, errors)
         return errors
 
+    def refused(self, members: MemberIds) -> NDArray[np.bool_]:
+        """Say of each member whether its declared size is known to be false, or it may not be read."""
+        found = np.zeros(len(members), np.bool_)
+        for place, status in self._native.refusals(members):
+            found[place] = status != Status.NOT_NATIVE
+        return found
+
+    def read_source(self, member: int, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer from the source of a member; raises where that fails or ends early."""
+        try:
+            got = self.sources[self.index.source_of(member)].readinto_at(offset, buffer)
+        except OSError as error:
+            raise self._source_error(member, error) from error
+        if got < len(buffer):
+            raise self.error(member, Status.TRUNCATED, 0)
+
+    def _source_error(self, member: int, error: OSError) -> SourceError:
+        return SourceError(
+            f"reading failed: {error.strerror or error}",
+            archive=self.archive_name(member),
+            member=self.index.name(member),
+        )
+
     def data_offset(self, member: int) -> int:
         """Return where the data of a member begin in its source, after a check of its local header."""
         source = self.sources[self.index.source_of(member)]
         size = 30 + len(self.index.raw_name(member))
-        header = source.read_at(int(self.index["offset"][member]), size)
+        try:
+            header = source.read_at(int(self.index["offset"][member]), size)
+        except OSError as error:
+            raise self._source_error(member, error) from error
         offset = self._native.data_offset(member, header)
         if isinstance(offset, int):
             return offset
@@ -270,35 +296,34 @@ class MemberReader:
             raise ValueError(f"out has {out.size} bytes, and the batch needs {total}")
         return out[:total], offsets
 
-    def _fetch(self, members: MemberIds) -> list[memoryview | None] | None:
+    def _fetch(self, members: MemberIds) -> _Fetched | None:
         """Read what native code cannot read by itself."""
         if not self._has_foreign:
             return None
-        fetched: list[memoryview | None] = []
-        for place in self._native.ranges(members):
+        fetched = _Fetched()
+        for position, place in enumerate(self._native.ranges(members)):
+            fetched.append(None)
             if place is None or self.sources[place[0]].is_native:
-                fetched.append(None)
                 continue
             source, begin, end = place
             try:
-                fetched.append(memoryview(self.sources[source].read_at(begin, end - begin)))
+                fetched[-1] = memoryview(self.sources[source].read_at(begin, end - begin))
             except OSError as error:
-                raise SourceError(
-                    f"reading bytes {begin} to {end} failed: {error}",
-                    archive=self.sources[source].name,
-                ) from error
+                fetched.errors[position] = self._source_error(int(members[position]), error)
         return fetched
 
     def _settle(
         self,
         failures: Sequence[_Failure],
-        fetched: list[memoryview | None] | None,
+        fetched: _Fetched | None,
         place: Callable[[int, bytes], object],
         errors: dict[int, Exception] | None = None,
     ) -> None:
         """Decode what native code leaves to Python; raise for the first bad member, or collect them all."""
         for position, member, status, error in failures:
             try:
+                if fetched is not None and position in fetched.errors:
+                    raise fetched.errors[position]
                 if status != Status.NOT_NATIVE:
                     raise self.error(member, status, error)
                 place(position, self._fall_back(member, fetched[position] if fetched else None))
@@ -323,6 +348,14 @@ class MemberReader:
         if isinstance(data, Status):
             raise self.error(member, data, 0)
         return data
+
+
+class _Fetched(list[memoryview | None]):
+    """The bytes of some members, from sources that Python reads, and what went wrong by their places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: dict[int, SourceError] = {}
 
 
 class PendingMembers:

@@ -100,12 +100,16 @@ class Selection:
                 if any(isinstance(key, str | bytes) for key in keys):
                     return np.array([self.position(key) for key in keys], np.int64)
             array = np.asarray(keys)
+            if array.dtype == object and all(hasattr(key, "__index__") for key in keys):
+                raise IndexError(f"a position of an archive of {n} is too large")
             if array.dtype == np.bool_:
                 if array.shape != (n,):
                     raise IndexError(f"a mask of shape {array.shape} for an archive of {n}")
                 return np.flatnonzero(array)
             if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
                 raise TypeError(f"positions are a row of integers, not {array.dtype} of shape {array.shape}")
+            if array.dtype == np.uint64 and array.size and int(array.max()) >= n:
+                raise IndexError(f"member {int(array.max())} of an archive of {n}")
             places = np.ascontiguousarray(array, np.int64)
         if not len(places):
             return places

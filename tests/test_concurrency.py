@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import archivestream
-from archivestream import Archive
+from archivestream import Archive, CorruptArchiveError
 
 # Python 3.12 warns of every fork of a process that has threads. The pool's threads hold no lock that a
 # child needs; that is what is tested here.
@@ -294,6 +294,35 @@ def test_forked_processes_read_one_archive(path: Path, kind: str) -> None:
         archive = archivestream.open(sources[kind]())
         assert archive[0] == MEMBERS[0]
         in_processes("fork", archive)
+
+
+class Own(io.FileIO):
+    """A file object that only its own methods can read, and whose position all forked processes share."""
+
+
+def _read_or_refuse(archive: Archive, seed: int) -> None:
+    for i in random.Random(seed).choices(range(N), k=1000):
+        try:
+            assert archive[i] == MEMBERS[i]
+        except CorruptArchiveError:
+            raise
+        except (TypeError, ValueError, OSError) as error:
+            assert "file object" in str(error)
+
+
+@needs_fork
+def test_forked_processes_are_never_misled_by_a_shared_position(path: Path) -> None:
+    # To refuse is right, as for a pickle; to take another member's bytes for damage is not.
+    with Own(path) as file:
+        archive = archivestream.open(file)
+        context = multiprocessing.get_context("fork")
+        processes = [context.Process(target=_read_or_refuse, args=(archive, seed)) for seed in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0] * 4
+        assert archive.read_many(range(N)) == MEMBERS
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])

@@ -179,6 +179,24 @@ def test_a_finalizer_may_still_ask_for_the_result(path: Path, knot_first: bool) 
     assert found == [True] * 3
 
 
+def test_a_finalizer_may_set_the_threads_to_work_again(path: Path) -> None:
+    # The collector has called the batch off already, and calls its finalizer only once. In a process of its
+    # own, since what is to be ruled out is a crash.
+    code = """
+import gc
+class Knot:
+    def __init__(self, pending): self.me, self.pending = self, pending
+    def __del__(self): self.pending.done()
+for _ in range(5):
+    archive = archivestream.open(sys.argv[1], threads=4)
+    Knot(archive.submit(np.arange(6000) % len(archive)))
+    del archive
+    gc.collect()
+print("well")
+"""
+    assert run(code, path) == "well\n"
+
+
 # Closing
 
 

@@ -83,8 +83,10 @@ cdef enum:
     DEFLATE_EXPANSION = 1032
     # A block of zstd yields at most 128 KiB, and takes 3 bytes of header and 1 of content (RFC 8878, 3.1.1.2).
     ZSTD_EXPANSION = 32768
-    # bzip2 expands most of the others: a block holds up to 900 kB of runs of 255 in 5 bytes, and takes 39 bytes.
-    LARGEST_EXPANSION = 1 << 21
+    # bzip2 expands most: a block holds up to 900 kB of runs of 255 in 5 bytes, and takes 39 bytes.
+    BZIP2_EXPANSION = 1 << 21
+    # A match of LZMA has at most 273 bytes, and the range coder spends more than 1/4 of a bit on it.
+    LZMA_EXPANSION = 1 << 14
 
 
 cdef bint is_native(uint16_t codec) noexcept nogil:
@@ -100,7 +102,9 @@ cdef bint is_possible(uint16_t codec, uint64_t compressed_size, uint64_t size) n
         return size // DEFLATE_EXPANSION <= compressed_size
     if codec == ZSTD:
         return size // ZSTD_EXPANSION <= compressed_size
-    return size // LARGEST_EXPANSION <= compressed_size
+    if codec == BZIP2:
+        return size // BZIP2_EXPANSION <= compressed_size
+    return size // LZMA_EXPANSION <= compressed_size
 
 
 cdef uint32_t crc32_of(uint32_t crc, const uint8_t *data, size_t size) noexcept nogil:

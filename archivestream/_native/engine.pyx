@@ -202,6 +202,16 @@ cdef class Reader:
                 return self.columns.offset[block] + span
         return <int> task.status, task.error
 
+    def refusals(self, const int64_t[::1] blocks not None):
+        """List (position, status) of the blocks that the index alone forbids to read."""
+        cdef Task task
+        cdef Py_ssize_t i
+        cdef list found = []
+        for i in range(blocks.shape[0]):
+            if self._prepare(&task, blocks[i], i, False) != NOT_RUN:
+                found.append((i, <int> task.status))
+        return found
+
     def ranges(self, const int64_t[::1] blocks not None):
         """List the (source, begin, end) that blocks need, for sources that the caller reads; None where refused."""
         cdef Task task

@@ -58,7 +58,9 @@ def read_index(
     LimitExceededError
         If its directory is larger than the limits allow.
     """
-    if zip_format.is_zip(source):
+    head = bytes(source.read_at(0, 512))
+    is_tar = head[257:262] == b"ustar"  # whose last file may be a ZIP
+    if not is_tar and zip_format.is_zip(source):
         return zip_format.read_index(
             source,
             strict=strict,
@@ -66,7 +68,6 @@ def read_index(
             metadata_encoding=metadata_encoding,
             progress=progress,
         )
-    head = bytes(source.read_at(0, 512))
     for offset, signature, what, is_archive in _SIGNATURES:
         if head[offset : offset + len(signature)].lower() == signature.lower():
             if is_archive:

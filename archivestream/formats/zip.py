@@ -123,6 +123,9 @@ def _find_directory(source: Source) -> Directory:
     if comment > len(record) - _END.size:
         # Looking further back would let a comment choose the directory (CVE-2024-24789).
         raise corrupt("the archive comment runs past the end of the file")
+    if record[_END.size + comment :][:2] == b"PK":
+        # An archive within the archive, at the end of what is left of it.
+        raise corrupt("more of a ZIP follows its end record: the file was truncated")
     disagreements = []
     if len(record) - _END.size > comment:
         disagreements.append(f"{len(record) - _END.size - comment} bytes follow the end of the archive")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
@@ -66,7 +67,8 @@ class FileObjectSource(Source):
         self._file = file
         self._lock = threading.Lock()
         self._process = os.getpid()
-        self.size = file.seek(0, io.SEEK_END)
+        file.seek(0, io.SEEK_END)
+        self.size = file.tell()
 
     def readinto_at(self, offset: int, buffer: memoryview) -> int:
         """Fill a buffer from an offset; return how many bytes there were."""
@@ -74,13 +76,16 @@ class FileObjectSource(Source):
         if self._process != os.getpid():  # forked, maybe while a thread of the parent held the lock
             self._lock, self._process = threading.Lock(), os.getpid()
         with self._lock:
-            self._file.seek(offset)
-            while done < len(buffer):
-                data = self._file.read(len(buffer) - done)
-                if not data:
-                    break
-                buffer[done : done + len(data)] = data
-                done += len(data)
+            try:
+                self._file.seek(offset)
+                while done < len(buffer):
+                    data = self._file.read(len(buffer) - done)
+                    if not data:
+                        break
+                    buffer[done : done + len(data)] = data
+                    done += len(data)
+            except ValueError as error:
+                raise OSError(errno.EBADF, str(error)) from error  # its owner has closed it
         return done
 
     def __reduce__(self) -> tuple[Any, ...]:
