@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import io
+import operator
 import os
 import re
 import time
@@ -21,7 +22,7 @@ from archivestream.index import MemberIds
 from archivestream.limits import Limits
 from archivestream.member_io import open_member
 from archivestream.members import Member
-from archivestream.reader import MemberReader
+from archivestream.reader import MemberReader, without_frames
 from archivestream.selection import Key, Keys, Names, Selection
 from archivestream.session import Openable, Options, Progress, Session, find_sources
 from archivestream.summary import Summary, summarise
@@ -31,6 +32,7 @@ __all__ = ["Archive", "Openable", "Progress", "open"]
 
 _VERIFY_BYTES = 64 << 20
 _VERIFY_MEMBERS = 8192
+_MOST_THREADS = 1024
 
 
 def open(  # the name that users type: archivestream.open
@@ -82,8 +84,10 @@ def open(  # the name that users type: archivestream.open
     ...     first = archive[0]
     ...     batch = archive.read_batch(range(256))
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, not {threads}")
+    if threads is not None and not 1 <= operator.index(threads) <= _MOST_THREADS:
+        raise ValueError(f"threads must be from 1 to {_MOST_THREADS}, not {threads}")
+    if isinstance(path, Archive):
+        raise TypeError("this is an archive already; select() makes another view of it")
     options = Options(strict, threads, verify, limits, metadata_encoding)
     sources = find_sources(path)
     try:
@@ -424,5 +428,5 @@ def _verify_large(reader: MemberReader, member: int) -> dict[int, Exception]:
             while contents.read(1 << 20):
                 pass
     except ArchiveError as error:
-        return {0: error.with_traceback(None)}
+        return {0: without_frames(error)}
     return {}

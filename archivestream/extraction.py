@@ -16,7 +16,7 @@ import numpy as np
 
 from archivestream.errors import ArchiveError, UnsupportedFeatureError
 from archivestream.member_io import open_member
-from archivestream.reader import MemberReader
+from archivestream.reader import MemberReader, without_frames
 
 __all__ = ["extract"]
 
@@ -80,7 +80,7 @@ def _write_all(
                     _write(reader, members[i], path, contents.pop(i, None), overwrite)
                 written.append(path)
             except (ArchiveError, MemoryError) as error:
-                errors.append(error.with_traceback(None))
+                errors.append(without_frames(error))
             done += int(sizes[members[i]])
             if progress is not None:
                 progress(done, total)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from archivestream.limits import Limits
 from archivestream.members import METHODS
 from archivestream.sources import Source
 
-__all__ = ["MemberReader", "PendingMembers", "empty_bytes"]
+__all__ = ["MemberReader", "PendingMembers", "empty_bytes", "without_frames"]
 
 _Bytes: TypeAlias = NDArray[np.uint8]
 _Failure: TypeAlias = tuple[int, int, int, int]
@@ -98,6 +99,18 @@ _ERRORS: dict[Status, tuple[type[ArchiveError], str]] = {
 def empty_bytes(size: int) -> _Bytes:
     """Allocate an aligned array of bytes, not initialised, that is recycled when it is dropped."""
     return np.frombuffer(memoryview(Buffer(size)), np.uint8) if size else np.empty(0, np.uint8)
+
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+def without_frames(error: _Error) -> _Error:
+    """Forget where an exception, and what caused it, came from: frames keep the archive open while it is kept."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__context__ if link.__cause__ is None else link.__cause__
+    return error
 
 
 class MemberReader:
@@ -330,8 +343,7 @@ class MemberReader:
             except (ArchiveError, MemoryError) as bad:
                 if errors is None:
                     raise
-                # Without its traceback, which would keep the archive open as long as the exception is kept.
-                errors[position] = bad.with_traceback(None)
+                errors[position] = without_frames(bad)
 
     def _fall_back(self, member: int, fetched: memoryview | None) -> bytes:
         payload = self._native.payload(member, fetched)
@@ -371,6 +383,7 @@ class PendingMembers:
         self._pending = pending
         self._settle = settle
         self._settled = False
+        self._locks: dict[int, threading.RLock] = {}  # by process: a fork may come while a thread holds it
         self.data = data
         self.offsets = offsets
 
@@ -380,9 +393,11 @@ class PendingMembers:
 
     def wait(self) -> None:
         """Wait for the batch; raises for the first member that is bad."""
-        if not self._settled:  # once it is, the memory is the caller's
-            self._settle(self._pending.wait())
-            self._settled = True
+        failures = self._pending.wait()
+        with self._locks.setdefault(os.getpid(), threading.RLock()):
+            if not self._settled:  # once it is, the memory is the caller's
+                self._settle(failures)
+                self._settled = True
 
 
 def _placer(data: _Bytes, offsets: MemberIds) -> Callable[[int, bytes], None]:

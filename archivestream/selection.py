@@ -93,6 +93,8 @@ class Selection:
         if isinstance(keys, str | bytes):
             raise TypeError("keys are an iterable of keys; for one member use read()")
         if isinstance(keys, range):
+            for key in (keys[0], keys[-1]) if keys else ():
+                self.position(key)  # before memory is taken for them all
             places = np.arange(keys.start, keys.stop, keys.step, dtype=np.int64)
         else:
             if not isinstance(keys, np.ndarray):

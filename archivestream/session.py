@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias, cast
 
@@ -29,24 +29,30 @@ Openable: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | 
 
 def find_sources(path: Openable | Sequence[Openable]) -> list[Source]:
     """Open all that a user means by a path, a pattern, bytes, a file object, or several of them."""
+    several = isinstance(path, Sequence) and not isinstance(path, str | bytes | bytearray | memoryview)
+    if several and not path:
+        raise ValueError("an empty list of archives")
+    opened: list[Source] = []
+    try:
+        for one in cast("Sequence[Openable]", path if several else [path]):
+            for source in _open_sources(one):
+                opened.append(source)  # at once, so that it is closed should the next one fail
+    except BaseException:
+        for source in opened:
+            source.close()
+        raise
+    return opened
+
+
+def _open_sources(path: Openable) -> Iterator[Source]:
     if isinstance(path, bytes | bytearray | memoryview):
-        return [MemorySource(path)]
-    if isinstance(path, str | os.PathLike):
-        opened: list[Source] = []
-        try:
-            for one in expand(os.fspath(path)):
-                opened.append(LocalSource(one))
-        except BaseException:
-            for source in opened:
-                source.close()
-            raise
-        return opened
-    if isinstance(path, Sequence):
-        if not path:
-            raise ValueError("an empty list of archives")
-        several = cast("Sequence[Openable]", path)
-        return [source for one in several for source in find_sources(one)]
-    return [OpenFileSource(path) if OpenFileSource.fits(path) else FileObjectSource(path)]
+        yield MemorySource(path)
+    elif isinstance(path, str | os.PathLike):
+        yield from map(LocalSource, expand(os.fspath(path)))
+    elif OpenFileSource.fits(path):
+        yield OpenFileSource(path)
+    else:
+        yield FileObjectSource(path)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 from typing import final
 
+from typing_extensions import Never
+
 @final
 class PendingRead:
+    def __init__(self, *args: Never, **kwargs: Never) -> None: ...
     def done(self) -> bool: ...
     def wait(self) -> list[tuple[int, int, int, int]]: ...
 

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import stat
+import tempfile
 import threading
 from typing import Any, BinaryIO
 
@@ -108,8 +109,11 @@ class OpenFileSource(LocalSource):
     @staticmethod
     def fits(file: object) -> bool:
         """Whether a file object is one of the operating system's, and nothing that decodes one."""
-        raw = getattr(file, "raw", file)
-        return type(raw) is io.FileIO and raw.seekable()
+        if isinstance(file, tempfile._TemporaryFileWrapper):  # closes it, and does nothing else
+            file = file.file
+        if type(file) in (io.BufferedReader, io.BufferedRandom):
+            file = getattr(file, "raw", None)
+        return type(file) is io.FileIO and file.seekable()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(

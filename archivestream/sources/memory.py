@@ -42,7 +42,8 @@ class MemorySource(Source):
 class FileObjectSource(Source):
     """A seekable binary file object of any kind: one read at a time, under a lock.
 
-    Files of the operating system are better read by `OpenFileSource`: two processes share their position.
+    Files of the operating system are better read by `OpenFileSource`. A forked process may read from `io.BytesIO`
+    alone, as two processes share the position of a descriptor.
 
     Parameters
     ----------
@@ -65,17 +66,14 @@ class FileObjectSource(Source):
             raise TypeError(f"{file!r} is not seekable; read it into memory and pass the bytes")
         self.name = str(getattr(file, "name", f"<{type(file).__name__}>"))
         self._file = file
-        self._lock = threading.Lock()
-        self._process = os.getpid()
+        self._locks = {os.getpid(): threading.Lock()}
         file.seek(0, io.SEEK_END)
         self.size = file.tell()
 
     def readinto_at(self, offset: int, buffer: memoryview) -> int:
         """Fill a buffer from an offset; return how many bytes there were."""
         done = 0
-        if self._process != os.getpid():  # forked, maybe while a thread of the parent held the lock
-            self._lock, self._process = threading.Lock(), os.getpid()
-        with self._lock:
+        with self._here():
             try:
                 self._file.seek(offset)
                 while done < len(buffer):
@@ -87,6 +85,17 @@ class FileObjectSource(Source):
             except ValueError as error:
                 raise OSError(errno.EBADF, str(error)) from error  # its owner has closed it
         return done
+
+    def _here(self) -> threading.Lock:
+        """Find the lock of this process: that of the parent may have been held when it forked."""
+        process = os.getpid()
+        if process not in self._locks and not isinstance(self._file, io.BytesIO):
+            raise OSError(
+                errno.ENOTSUP,
+                "a file object may share its position with the process that this one was forked from; "
+                "open the archive by its path, or from bytes",
+            )
+        return self._locks.setdefault(process, threading.Lock())
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
