@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, SupportsIndex, TypeAlias, overload
 
@@ -97,22 +98,24 @@ class Selection:
                 self.position(key)  # before memory is taken for them all
             places = np.arange(keys.start, keys.stop, keys.step, dtype=np.int64)
         else:
-            if not isinstance(keys, np.ndarray):
+            if not isinstance(keys, np.ndarray) or keys.dtype.kind in "USO":
                 keys = keys if isinstance(keys, list) else list(keys)
-                if any(isinstance(key, str | bytes) for key in keys):
-                    return np.array([self.position(key) for key in keys], np.int64)
-            array = np.asarray(keys)
-            if array.dtype == object and all(hasattr(key, "__index__") for key in keys):
-                raise IndexError(f"a position of an archive of {n} is too large")
-            if array.dtype == np.bool_:
-                if array.shape != (n,):
-                    raise IndexError(f"a mask of shape {array.shape} for an archive of {n}")
-                return np.flatnonzero(array)
-            if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-                raise TypeError(f"positions are a row of integers, not {array.dtype} of shape {array.shape}")
-            if array.dtype == np.uint64 and array.size and int(array.max()) >= n:
-                raise IndexError(f"member {int(array.max())} of an archive of {n}")
-            places = np.ascontiguousarray(array, np.int64)
+                if keys and isinstance(keys[0], bool | np.bool_):
+                    keys = np.asarray(keys)
+                else:
+                    try:
+                        keys = np.array(array("q", keys))
+                    except (TypeError, OverflowError):  # names, or what is no key
+                        return np.array([self.position(key) for key in keys], np.int64)
+            if keys.dtype == np.bool_:
+                if keys.shape != (n,):
+                    raise IndexError(f"a mask of shape {keys.shape} for an archive of {n}")
+                return np.flatnonzero(keys)
+            if keys.ndim != 1 or (keys.size and keys.dtype.kind not in "iu"):
+                raise TypeError(f"positions are a row of integers, not {keys.dtype} of shape {keys.shape}")
+            if keys.dtype == np.uint64 and keys.size and int(keys.max()) >= n:
+                raise IndexError(f"member {int(keys.max())} of an archive of {n}")
+            places = np.ascontiguousarray(keys, np.int64)
         if not len(places):
             return places
         low, high = int(places.min()), int(places.max())

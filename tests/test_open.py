@@ -312,5 +312,5 @@ def test_keys(path: Path) -> None:
             archive.read_batch([2], bytearray(4))
         with pytest.raises(ValueError, match="read-only"):
             archive.read_batch([2], bytes(5))
-        with pytest.raises(ValueError, match="at least 1"):
+        with pytest.raises(ValueError, match="from 1 to 1024"):
             archivestream.open(path, threads=0)

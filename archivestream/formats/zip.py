@@ -42,6 +42,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _END64_SIGNATURE = b"PK\6\6"
 _LOCATOR = struct.Struct("<4sLQL")
 _LOCATOR_SIGNATURE = b"PK\6\7"
+_INNER_SIGNATURES = b"PK\1\2", b"PK\3\4", b"PK\7\x08"  # directory, member, data descriptor
 _LONGEST_COMMENT = 0xFFFF
 _CHUNK = 4 << 20
 
@@ -123,8 +124,9 @@ def _find_directory(source: Source) -> Directory:
     if comment > len(record) - _END.size:
         # Looking further back would let a comment choose the directory (CVE-2024-24789).
         raise corrupt("the archive comment runs past the end of the file")
-    if record[_END.size + comment :][:2] == b"PK":
-        # An archive within the archive, at the end of what is left of it.
+    after = record[_END.size + comment :][:4]
+    if after and any(signature.startswith(after) for signature in _INNER_SIGNATURES):
+        # The end record of an archive that is a member, at the end of what is left of the whole.
         raise corrupt("more of a ZIP follows its end record: the file was truncated")
     disagreements = []
     if len(record) - _END.size > comment:
