@@ -60,6 +60,9 @@ class _SeekableRaw(io.RawIOBase):
         self._position = base + offset
         return self._position
 
+    def readall(self) -> bytes:
+        return b"".join(iter(lambda: self.read(_PIECE), b""))  # the inherited one asks for 8 KiB at a time
+
 
 class _WholeMember(_SeekableRaw):
     """A member that is in memory."""

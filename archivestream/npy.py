@@ -26,6 +26,8 @@ _HEADERS = 64  # remembered for an archive, by the size of their members
 
 def read_arrays(reader: MemberReader, members: MemberIds, out: NDArray[Any] | None) -> NDArray[Any]:
     """Read members of one shape and type: see `archivestream.Archive.read_arrays`."""
+    if out is not None and not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
     if len(members) == 0:
         raise ValueError("no members: the shape of the arrays is not known")
     first = int(members[0])

@@ -106,10 +106,10 @@ _Error = TypeVar("_Error", bound=BaseException)
 
 def without_frames(error: _Error) -> _Error:
     """Forget where an exception, and what caused it, came from: frames keep the archive open while it is kept."""
-    link: BaseException | None = error
-    while link is not None:
+    chain: list[BaseException] = [error]
+    for link in chain:  # and what is appended; it may lead back to where it began
         link.__traceback__ = None
-        link = link.__context__ if link.__cause__ is None else link.__cause__
+        chain += [more for more in (link.__cause__, link.__context__) if more is not None and more not in chain]
     return error
 
 

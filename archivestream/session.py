@@ -86,6 +86,8 @@ class Options:
                 raise SourceError(f"reading failed: {error.strerror or error}", archive=source.name) from error
             parts.append(index)
             begin += source.size
+            if share is not None and share is not progress:
+                share(0, 0)  # an empty one reports nothing
         return MemberReader(
             Index.concatenate(parts),
             sources,
@@ -137,7 +139,13 @@ class Session:
 def _reopen(places: list[str | Source], options: Options, fingerprint: str) -> Session:
     """Open the sources of a pickled archive in another process."""
     sources = [LocalSource(place) if isinstance(place, str) else place for place in places]
-    reader = options.reader(sources, None)
+    try:
+        reader = options.reader(sources, None)
+    except SourceError:
+        raise
+    except ArchiveError as error:
+        message = f"the file is not the one that was pickled: {error.reason}; open it again"
+        raise ArchiveChangedError(message, archive=error.archive) from error
     if reader.index.fingerprint() != fingerprint:
         raise ArchiveChangedError("the file is not the one that was pickled; open it again", archive=sources[0].name)
     return Session(reader, options)

@@ -1,294 +1,699 @@
-"""Opening: what is no archive, what changed, what may be opened, and how errors speak."""
+"""Opening: what is no archive, what changes or fails meanwhile, patterns of paths, errors and progress."""
 
 from __future__ import annotations
 
+import array
+import bz2
+import copy
+import gzip
 import io
+import lzma
+import mmap
 import os
 import pickle
-import resource
-import subprocess
-import sys
+import tarfile
+import tempfile
+import threading
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zstandard
+from zipmaker import DEFLATE, METHODS, Entry, Zip, make
 
 import archivestream
-from archivestream import ArchiveChangedError, ArchiveError, CorruptArchiveError, Limits, UnsupportedFeatureError
-from archivestream.paths import expand
+from archivestream import (
+    Archive,
+    ArchiveChangedError,
+    ArchiveError,
+    CorruptArchiveError,
+    CudaUnavailableError,
+    EncryptedMemberError,
+    LimitExceededError,
+    Limits,
+    MemberNotFoundError,
+    SourceError,
+    UnsupportedFeatureError,
+)
 
-PARTS = [os.urandom(50_000), b"text " * 20_000, b"small"]
+Check = Callable[..., None]
+
+CONTENTS = [b"first\n", b"second " * 9000, bytes(40_000)]
+ENTRIES = [Entry(b"a", CONTENTS[0]), Entry(b"b", CONTENTS[1], DEFLATE), Entry(b"c", CONTENTS[2])]
+ARCHIVE = make(*ENTRIES)
+LARGE = np.random.default_rng(0).bytes(3_500_000)
+
+
+def ways_to_read(archive: Archive) -> list[Callable[[int], object]]:
+    return [
+        archive.read,
+        lambda i: archive.read_many([i]),
+        lambda i: archive.read_batch([i]),
+        lambda i: archive.submit([i]).result(),
+        lambda i: archive.open_member(i).read(),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def low_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members are read piece by piece from a size on that would make these tests slow."""
+    monkeypatch.setattr("archivestream.member_io._WHOLE", 1 << 20)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as writer:
-        for i, (data, method) in enumerate(zip(PARTS, (0, 8, 8), strict=True)):
-            writer.writestr(str(i), data, method)
-    return tmp_path / "a.zip"
+    file = tmp_path / "archive.zip"
+    file.write_bytes(ARCHIVE)
+    return file
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
-    for missing in ("x.zip", "x-*.zip", "x{0..3}.zip", ["x.zip"]):
-        with pytest.raises(FileNotFoundError, match="x"):
-            archivestream.open(missing if isinstance(missing, list) else str(tmp_path / missing))
-    with pytest.raises(IsADirectoryError):
+# ---- what cannot be opened -------------------------------------------------------------------------------------
+
+
+def test_missing(tmp_path: Path) -> None:
+    for missing in (tmp_path / "no.zip", str(tmp_path / "no" / "no.zip"), "", str(tmp_path / "no-*.zip")):
+        with pytest.raises(FileNotFoundError):
+            archivestream.open(missing)
+    with pytest.raises(FileNotFoundError, match=r"no-2\.zip"):
+        archivestream.open(str(tmp_path / "no-{2,1}.zip"))
+
+
+def test_folder(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
         archivestream.open(tmp_path)
-    os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(OSError, match="fifo"):
-        archivestream.open(tmp_path / "fifo")  # and it does not wait for a writer
-    with pytest.raises(ValueError, match="empty list"):
-        archivestream.open([])
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+def test_fifo(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for special in (fifo, "/dev/null", "/dev/zero"):
+        with pytest.raises(OSError, match=str(special)):
+            archivestream.open(special)
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """The superuser may read everything; another user may not."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="there are no users like this")
+def test_permission(path: Path) -> None:
+    path.chmod(0)
+    with without_privileges(), pytest.raises(PermissionError):
+        archivestream.open(path)
+
+
+def tar() -> bytes:
+    """A tar that holds a ZIP: the end of that lies near the end of the file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as file:
+        member = tarfile.TarInfo("inner.zip")
+        member.size = len(ARCHIVE)
+        file.addfile(member, io.BytesIO(ARCHIVE))
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("data", "kind", "says"),
+    ("data", "kind", "match"),
     [
         (b"", CorruptArchiveError, "empty"),
-        (b"\x1f\x8b\x08" + bytes(99), UnsupportedFeatureError, "gzip"),
-        (b"\x28\xb5\x2f\xfd" + bytes(99), UnsupportedFeatureError, "zstd"),
-        (bytes(257) + b"ustar\x0000" + bytes(999), UnsupportedFeatureError, "tar"),
+        (b"P", CorruptArchiveError, "text"),
+        (bytes(5000), CorruptArchiveError, "zero bytes"),
+        (b"a, b, c\n1, 2, 3\n", CorruptArchiveError, "text"),
+        ("Ünïcödé\ntext, über mehrere Zeilen\n".encode(), CorruptArchiveError, "text"),
+        ("é".encode() * 300, CorruptArchiveError, "text"),
+        ("日本語の文章。\n".encode() * 300, CorruptArchiveError, "text"),
+        (b"<!DOCTYPE html>\n<html><title>404</title></html>", CorruptArchiveError, "web page"),
+        (b"<!doctype HTML>", CorruptArchiveError, "web page"),
+        (b"<HTML>", CorruptArchiveError, "web page"),
+        (b"\n\n  <!DOCTYPE html>\n", CorruptArchiveError, "web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', CorruptArchiveError, "XML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", CorruptArchiveError, "LFS"),
         (b"\x89PNG\r\n\x1a\n" + bytes(99), CorruptArchiveError, "PNG"),
         (b"\xff\xd8\xff\xe0" + bytes(99), CorruptArchiveError, "JPEG"),
-        (b"<!doctype html><html>404</html>", CorruptArchiveError, "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", CorruptArchiveError, "Git LFS"),
-        (b"just some text\n", CorruptArchiveError, "text: 'just some text"),
-        (b"PK\3\4" + bytes(500), CorruptArchiveError, "truncated"),
-        (bytes(5000), CorruptArchiveError, "zero bytes"),
-        (b"\xde\xad\xbe\xef" * 9, CorruptArchiveError, "de ad be ef"),
+        (b"%PDF-1.7\n", CorruptArchiveError, "PDF"),
+        (pickle.dumps([1]), CorruptArchiveError, "pickle"),
+        (b"\x93NUMPY\1\0" + bytes(99), CorruptArchiveError, "NumPy"),
+        (os.urandom(1) + b"\x81\xfe" * 300, CorruptArchiveError, "bytes|text"),
+        (gzip.compress(ARCHIVE), UnsupportedFeatureError, "gzip"),
+        (bz2.compress(ARCHIVE), UnsupportedFeatureError, "bzip2"),
+        (lzma.compress(ARCHIVE), UnsupportedFeatureError, "xz"),
+        (zstandard.compress(ARCHIVE), UnsupportedFeatureError, "zstd"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(99), UnsupportedFeatureError, "7-Zip"),
+        (b"Rar!\x1a\x07\1\0" + bytes(99), UnsupportedFeatureError, "RAR"),
+        (tar()[:1024] + bytes(9216), UnsupportedFeatureError, "tar"),
+        (tar(), UnsupportedFeatureError, "tar"),
+        (ARCHIVE[:-30], CorruptArchiveError, "truncated"),
+        (ARCHIVE[:100], CorruptArchiveError, "truncated"),
     ],
+    ids=lambda value: value[:12].decode("latin-1") if isinstance(value, bytes) else None,
 )
-def test_what_is_no_zip(tmp_path: Path, data: bytes, kind: type[ArchiveError], says: str) -> None:
-    (tmp_path / "x.zip").write_bytes(data)
-    for opened in (tmp_path / "x.zip", data, io.BytesIO(data)):
-        with pytest.raises(kind, match=says):
-            archivestream.open(opened)
+def test_what_is_no_zip(tmp_path: Path, data: bytes, kind: type[ArchiveError], match: str) -> None:
+    path = tmp_path / "looks-like.zip"
+    path.write_bytes(data)
+    before = open_descriptors()
+    for source in (path, data, io.BytesIO(data), [ARCHIVE, path]):
+        with pytest.raises(kind, match=match) as caught:
+            archivestream.open(source)  # type: ignore[arg-type]
+        assert type(caught.value) is kind
+        assert caught.value.archive
+        assert str(caught.value).startswith(caught.value.archive + ": ")
+    assert str(path) in str(caught.value)
+    del caught
+    assert open_descriptors() == before
 
 
-def test_file_objects(path: Path, tmp_path: Path) -> None:
-    with path.open("rb") as file, archivestream.open(file) as archive:
-        file.seek(7)
-        assert list(archive) == PARTS
-        assert file.tell() == 7  # its position is the caller's
-    with pytest.raises(TypeError, match="text mode"), path.open(encoding="latin-1") as text:
-        archivestream.open(text)  # type: ignore[call-overload]
-    reading, writing = os.pipe()
-    os.close(writing)
-    with pytest.raises(TypeError, match="not seekable"), os.fdopen(reading, "rb") as pipe:
-        archivestream.open(pipe)
-    with pytest.raises(TypeError, match="neither"):
-        archivestream.open(3)  # type: ignore[arg-type]
-    with path.open("rb") as file, pytest.raises(TypeError, match="another process"):
-        pickle.dumps(archivestream.open(file))
+def test_outer_zip_that_is_truncated() -> None:
+    """Its stored member is a ZIP, too, which must not be taken for it."""
+    outer = make(Entry(b"inner.zip", make(Entry(b"inner", b"inner"))), Entry(b"more", b"more"))
+    for length in range(len(outer)):
+        with pytest.raises(ArchiveError):
+            archivestream.open(outer[:length])
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def test_options_that_are_wrong(path: Path) -> None:
+    with pytest.raises(ValueError, match="threads"):
+        archivestream.open(path, threads=0)
+    with pytest.raises(ValueError, match="empty"):
+        archivestream.open([])
+    for bad in (3, None, object(), {1}, [3]):
+        with pytest.raises(TypeError):
+            archivestream.open(bad)  # type: ignore[arg-type]
+
+
+# ---- bytes and file objects ------------------------------------------------------------------------------------
+
+
+def test_bytes_like(assert_reads: Check) -> None:
+    members = [(entry.name.decode(), entry.data) for entry in ENTRIES]
+    padded = Zip(ENTRIES, comment=bytes(-len(ARCHIVE) % 4)).build()
+    wide = memoryview(array.array("I", padded))
+    for source in (ARCHIVE, bytearray(ARCHIVE), memoryview(b"x" + ARCHIVE)[1:], wide):
+        assert_reads(archivestream.open(source), members)
+    with tempfile.TemporaryFile() as file:
+        file.write(ARCHIVE)
+        file.flush()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            assert_reads(archivestream.open(mapped), members)  # type: ignore[arg-type]
+
+
+class Stingy(io.BytesIO):
+    """Gives few bytes at a time, as raw files may."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(7 if size is None or size < 0 else size, 7))
+
+
+def test_file_objects(path: Path, assert_reads: Check) -> None:
+    members = [(entry.name.decode(), entry.data) for entry in ENTRIES]
+    outer = make(Entry(b"inner.zip", ARCHIVE, DEFLATE))
     with (
-        zipfile.ZipFile(tmp_path / "outer.zip", "w") as writer,
-        writer.open("inner.zip", "w") as inner,
+        path.open("rb") as buffered,
+        path.open("rb", buffering=0) as raw,
+        path.open("r+b") as both,
+        gzip.open(io.BytesIO(gzip.compress(ARCHIVE))) as zipped,
+        zipfile.ZipFile(io.BytesIO(outer)) as outer_file,
+        outer_file.open("inner.zip") as inner,
+        archivestream.open(outer).open_member(0) as ours,
+        tempfile.SpooledTemporaryFile() as spooled,
     ):
-        inner.write(path.read_bytes())
-    outer = archivestream.open(tmp_path / "outer.zip")
-    assert list(archivestream.open(outer.open_member("inner.zip"))) == PARTS
+        spooled.write(ARCHIVE)
+        for file in (buffered, raw, both, zipped, inner, ours, spooled, Stingy(ARCHIVE)):
+            file.seek(3)
+            with archivestream.open(file) as archive:  # type: ignore[arg-type]
+                assert_reads(archive, members)
+            assert not file.closed, "it belongs to whoever opened it"
+        with archivestream.open(buffered) as archive:
+            assert str(path) in repr(archive)
+            with pytest.raises(TypeError, match="path"):
+                pickle.dumps(archive)
 
 
-def rewrite(path: Path, data: bytes) -> None:
+class Unseekable(io.BytesIO):
+    def seekable(self) -> bool:
+        return False
+
+
+def test_file_objects_that_will_not_do(path: Path) -> None:
+    with path.open(encoding="latin-1") as text, pytest.raises(TypeError, match="text mode"):
+        archivestream.open(text)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="text"):
+        archivestream.open(io.StringIO("text"))  # type: ignore[arg-type]
+    with tempfile.NamedTemporaryFile("w+") as wrapped:
+        wrapped.write("text " * 9)
+        wrapped.flush()
+        with pytest.raises(TypeError, match="text"):
+            archivestream.open(wrapped)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="seekable"):
+        archivestream.open(Unseekable(ARCHIVE))
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb"), pytest.raises(TypeError, match="seekable"):
+        archivestream.open(pipe)
+
+
+class Failing(io.BytesIO):
+    """Fails at its n-th read, and at all after it."""
+
+    def __init__(self, data: bytes, reads: int, error: Exception) -> None:
+        super().__init__(data)
+        self.reads, self.error = reads, error
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads -= 1
+        if self.reads < 0:
+            raise self.error
+        return super().read(size)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_reads_that_fail(strict: bool) -> None:
+    """At the n-th read, for every n: it is known which archive, and which member where there is one."""
+    data = make(*ENTRIES, Entry(b"large", LARGE), Entry(b"larger", LARGE, DEFLATE), Entry(b"lzma", LARGE[:9999], 14))
+    for reads in range(200):
+        file = Failing(data, reads, OSError(5, "Input/output error"))
+        try:
+            archive = archivestream.open(file, strict=strict)
+        except SourceError as error:
+            assert error.archive == "<Failing>"
+            assert "Input/output error" in str(error)
+            continue
+        if all(isinstance(error, SourceError) for error in archive.verify().errors):
+            for i, name in enumerate(archive.names):
+                for read in ways_to_read(archive):
+                    try:
+                        read(i)
+                    except SourceError as error:
+                        assert error.archive == "<Failing>"
+                        assert error.member == name
+                        assert archive.testzip() is not None
+        if file.reads > 0:
+            break
+    else:
+        raise AssertionError("it never came through")
+
+
+def test_file_object_that_is_closed() -> None:
+    file = io.BytesIO(ARCHIVE)
+    archive = archivestream.open(file)
+    file.close()
+    for read in ways_to_read(archive):
+        with pytest.raises(SourceError, match="closed"):
+            read(0)
+
+
+def test_file_object_that_shrinks() -> None:
+    for length in (0, 10, 40, 100):
+        file = io.BytesIO(ARCHIVE)
+        archive = archivestream.open(file)
+        file.truncate(length)
+        for read in ways_to_read(archive):
+            with pytest.raises((CorruptArchiveError, ArchiveChangedError)):
+                read(2)
+        assert archive.verify().errors
+
+
+def descriptor_of(path: Path) -> int:
+    """Find the descriptor by which this process has a file open."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.path.samefile(f"/proc/self/fd/{name}", path):
+                return int(name)
+        except OSError:
+            continue
+    raise AssertionError("it is not open")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_descriptor_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "archive.zip"
+    entries = [*ENTRIES, *(Entry(b"%d" % method, LARGE, method) for method in (0, 8, 12, 93))]
+    path.write_bytes(make(*entries))
+    with archivestream.open(path) as archive:
+        opened = [archive.open_member(i) for i in range(3, 7)]
+        folder = os.open(tmp_path, os.O_RDONLY)
+        os.dup2(folder, descriptor_of(path))  # a folder can be opened and not be read
+        os.close(folder)
+        for i, name in enumerate(archive.names):
+            for read in ways_to_read(archive):
+                with pytest.raises((SourceError, ArchiveChangedError)) as caught:
+                    read(i)
+                assert caught.value.member == name
+        for member in opened:
+            with pytest.raises((SourceError, ArchiveChangedError)):
+                member.read()
+        assert len(archive.verify().errors) == len(entries)
+
+
+# ---- files that change while they are open ---------------------------------------------------------------------
+
+
+def test_replaced_file(path: Path) -> None:
+    """What is open is the old file, and it is still whole."""
+    with archivestream.open(path) as archive:
+        other = path.with_name("other.zip")
+        other.write_bytes(make(Entry(b"a", b"another")))
+        os.replace(other, path)
+        assert archive.read_many([2, 1, 0]) == CONTENTS[::-1]
+        assert archive.verify().ok
+        path.unlink()
+        assert list(archive) == CONTENTS
+    with pytest.raises(FileNotFoundError):
+        archivestream.open(path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 35, 36, 100, 5000, len(ARCHIVE) - 1])
+def test_truncated_file(path: Path, length: int) -> None:
+    known, unknown = archivestream.open(path), archivestream.open(path)
+    known.read_many([0, 1, 2])  # where the data begin is remembered
+    os.truncate(path, length)
+    for archive in (known, unknown):
+        for read in ways_to_read(archive):
+            for i, expected in enumerate(CONTENTS):
+                try:
+                    read(i)
+                except ArchiveChangedError as error:
+                    assert error.member == archive.names[i]
+                    assert "open it again" in str(error)
+                else:
+                    assert archive[i] == expected
+        assert archive.verify().ok == (length > 40_300)
+
+
+@pytest.mark.parametrize("keep_time", [False, True])
+@pytest.mark.parametrize("data", [bytes(len(ARCHIVE)), make(Entry(b"a", b"FIRST\n"), *ENTRIES[1:]), ARCHIVE + b"x"])
+def test_rewritten_file(path: Path, data: bytes, keep_time: bool) -> None:
+    before = path.stat()
+    archive = archivestream.open(path)
     with path.open("r+b") as file:
         file.write(data)
-        file.truncate()
+    if keep_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for read in ways_to_read(archive):
+        for i, expected in enumerate(CONTENTS):
+            try:
+                read(i)
+            except (ArchiveChangedError, CorruptArchiveError) as error:
+                assert error.member == archive.names[i]
+                assert keep_time or isinstance(error, ArchiveChangedError)
+            else:
+                assert archive[i] == expected
+    assert archive.verify().ok == data.startswith(ARCHIVE)
 
 
-@pytest.mark.parametrize("size", [0, 10, 40_000, 50_200])
-def test_truncated_while_open(path: Path, size: int) -> None:
-    archive = archivestream.open(path, threads=2)
-    assert archive[0] == PARTS[0]
-    os.truncate(path, size)
-    for read in (
-        lambda: archive[1],
-        lambda: archive[0] if size < 50_000 else archive[1],
-        lambda: archive.read_many([1, 2]),
-        lambda: archive.read_batch([2]),
-        lambda: archive.submit([1]).result(),
-    ):
-        with pytest.raises((ArchiveChangedError, CorruptArchiveError), match=r"a\.zip: member"):
-            read()
+@pytest.mark.parametrize("method", METHODS)
+def test_truncated_while_a_member_is_read(path: Path, method: int) -> None:
+    entry = Entry(b"large", LARGE, method)
+    path.write_bytes(make(entry))
+    with archivestream.open(path) as archive, archive.open_member(0) as member:
+        assert member.read(1000) == LARGE[:1000]
+        os.truncate(path, path.stat().st_size // 2)
+        with pytest.raises((ArchiveChangedError, CorruptArchiveError), match="'large'"):
+            member.read()
 
 
-def test_rewritten_while_open(path: Path) -> None:
+@pytest.mark.timeout(60)
+def test_truncated_while_threads_read(path: Path) -> None:
+    errors: list[ArchiveError] = []
+    started = threading.Event()
+
+    def read(archive: Archive) -> None:
+        for _ in range(300):
+            try:
+                assert archive.read_many([0, 1, 2] * 20) == CONTENTS * 20
+            except (ArchiveChangedError, CorruptArchiveError) as error:
+                errors.append(error)
+                return
+            finally:
+                started.set()
+
+    with archivestream.open(path) as archive:
+        threads = [threading.Thread(target=read, args=[archive]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        started.wait()
+        os.truncate(path, 50)
+        for thread in threads:
+            thread.join()
+    assert len(errors) == 4
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        make(*ENTRIES[:2]),
+        make(*ENTRIES, Entry(b"d", b"")),
+        make(Entry(b"A", CONTENTS[0]), *ENTRIES[1:]),
+        make(Entry(b"a", b"FIRST\n"), *ENTRIES[1:]),
+        make(ENTRIES[1], ENTRIES[0], ENTRIES[2]),
+        make(),
+        b"no archive any more",
+        b"",
+    ],
+    ids=["fewer", "more", "name", "contents", "order", "none", "text", "empty"],
+)
+def test_pickle_of_a_file_that_changed(path: Path, data: bytes) -> None:
     archive = archivestream.open(path)
-    rewrite(path, bytes(len(path.read_bytes())))
-    with pytest.raises(ArchiveChangedError, match="written to; open it again"):
-        archive[1]
-
-
-def test_replaced_while_open(path: Path) -> None:
-    archive = archivestream.open(path)
-    before = path.read_bytes()
-    other = path.with_suffix(".new")
-    with zipfile.ZipFile(other, "w") as writer:
-        writer.writestr("another", b"x")
-    os.replace(other, path)
-    assert list(archive) == PARTS  # what was opened is still whole
-    pickled = pickle.dumps(archive)
-    with pytest.raises(ArchiveChangedError, match="pickled"):
-        pickle.loads(pickled)
-    path.write_bytes(before)
-    assert list(pickle.loads(pickled)) == PARTS
+    pickled = pickle.dumps(archive), pickle.dumps(archive.select([2, 0]))
+    assert list(pickle.loads(pickled[0])) == CONTENTS
+    assert list(pickle.loads(pickled[1])) == [CONTENTS[2], CONTENTS[0]]
+    path.write_bytes(data)
+    for one in pickled:
+        with pytest.raises(ArchiveChangedError, match=str(path)):
+            pickle.loads(one)
     path.unlink()
     with pytest.raises(FileNotFoundError):
-        pickle.loads(pickled)
+        pickle.loads(pickled[0])
 
 
-def test_pickles(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    archive = archivestream.open("a.zip", threads=3, limits=Limits(max_members=5))
+def test_pickle_keeps_the_options(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = "é".encode("latin-1")
+    path.write_bytes(make(Entry(raw, b"contents", crc=1), Entry(b"b", bytes(100))))
+    monkeypatch.chdir(path.parent)
+    options = {"metadata_encoding": "latin-1", "verify": False, "threads": 1, "limits": Limits(max_member_bytes=50)}
+    pickled = pickle.dumps(archivestream.open("archive.zip", **options))  # type: ignore[arg-type]
     monkeypatch.chdir("/")
-    for view, expected in ((archive, PARTS), (archive[1:], PARTS[1:]), (archive.select(["2"]), PARTS[2:])):
-        again = pickle.loads(pickle.dumps(view))
-        assert list(again) == expected
-        assert again.namelist() == view.namelist()
-    assert list(pickle.loads(pickle.dumps(archivestream.open(path.read_bytes())))) == PARTS
+    loaded = pickle.loads(pickled)
+    assert loaded.namelist() == ["é", "b"]
+    assert loaded["é"] == b"contents"
+    with pytest.raises(LimitExceededError):
+        loaded["b"]
+    in_memory = pickle.loads(pickle.dumps(archivestream.open(ARCHIVE)))
+    assert list(in_memory) == CONTENTS
+
+
+# ---- closing ---------------------------------------------------------------------------------------------------
+
+
+def test_close(path: Path) -> None:
+    path.write_bytes(make(*ENTRIES, Entry(b"large", LARGE)))
+    before = open_descriptors()
+    archive = archivestream.open(path)
+    view, pending, member = archive[1:], archive.submit([0, 1, 2]), archive.open_member(3)
+    member.read(10)
+    archive.close()
+    archive.close()
+    assert "closed" in repr(archive)
+    for one in (archive, view):
+        with pytest.raises(ValueError, match="closed"):
+            one[0]
+        with pytest.raises(ValueError, match="closed"):
+            one.read_many([0])
+        with pytest.raises(ValueError, match="closed"):
+            pickle.dumps(one)
+    assert list(map(bytes, pending.result())) == CONTENTS
+    assert member.read() == LARGE[10:], "what was open before stays so"
+    member.close()
+    del archive, view, pending, member, one
+    assert open_descriptors() == before
+
+
+# ---- patterns --------------------------------------------------------------------------------------------------
+
+FILES = [
+    *(f"part-{i:03}.zip" for i in range(3)),
+    *(f"n{i}.zip" for i in (1, 2, 9, 10, 11)),
+    *("ax1.zip", "ax2.zip", "ay1.zip", "ay2.zip", "b1.zip", "b2.zip"),
+    *("lit{1,2}.zip", "lit1.zip", "lit2.zip", "[x].zip", "x.zip", "q?.zip", "qq.zip", "single{a}.zip", "{1..}.zip"),
+    *("deep/one.zip", "deep/er/two.zip", "deep/er/still/three.zip", "-1.zip", "-0.zip", "0.zip", "1.zip"),
+]
 
 
 @pytest.mark.parametrize(
-    ("limits", "says"),
+    ("pattern", "found"),
     [
-        (Limits(max_members=2), "max_members"),
-        (Limits(max_index_bytes=50), "max_index_bytes"),
+        ("part-{000..002}.zip", FILES[:3]),
+        ("part-{002..000}.zip", FILES[2::-1]),
+        ("part-{000,002}.zip", [FILES[0], FILES[2]]),
+        ("part-*.zip", FILES[:3]),
+        ("part-00[02].zip", [FILES[0], FILES[2]]),
+        ("part-00?.zip", FILES[:3]),
+        ("n{9..11}.zip", ["n9.zip", "n10.zip", "n11.zip"]),
+        ("n{1,{9..10},2}.zip", ["n1.zip", "n9.zip", "n10.zip", "n2.zip"]),
+        # As the shell has it: what stands first changes last.
+        ("{a{x,y},b}{1,2}.zip", FILES[8:14]),
+        ("{{a,a}{x,y},b}1.zip", ["ax1.zip", "ay1.zip", "ax1.zip", "ay1.zip", "b1.zip"]),
+        ("{b,a?}{1,2}.zip", ["b1.zip", "b2.zip", "ax1.zip", "ay1.zip", "ax2.zip", "ay2.zip"]),
+        # A file of exactly that name comes first.
+        ("lit{1,2}.zip", ["lit{1,2}.zip"]),
+        ("[x].zip", ["[x].zip"]),
+        ("q?.zip", ["q?.zip"]),
+        ("{q?,[x],x}.zip", ["q?.zip", "[x].zip", "x.zip"]),
+        # Braces that stand for nothing.
+        ("single{a}.zip", ["single{a}.zip"]),
+        ("{1..}.zip", ["{1..}.zip"]),
+        ("deep/*.zip", ["deep/one.zip"]),
+        ("deep/**/*.zip", ["deep/er/still/three.zip", "deep/er/two.zip", "deep/one.zip"]),
+        ("deep/**/{two,one}.zip", ["deep/er/two.zip", "deep/one.zip"]),
+        ("{-1..1}.zip", ["-1.zip", "0.zip", "1.zip"]),
+        ("part-{000..001}.{zip,zip}", [FILES[0], FILES[0], FILES[1], FILES[1]]),
     ],
 )
-def test_limits_of_an_archive(path: Path, limits: Limits, says: str) -> None:
-    with pytest.raises(archivestream.LimitExceededError, match=says):
-        archivestream.open(path, limits=limits)
-
-
-def test_limits_of_a_member(path: Path) -> None:
-    with archivestream.open(path, limits=Limits(max_member_bytes=60_000)) as archive:
-        assert archive[0] == PARTS[0]
-        for read in (lambda: archive[1], lambda: archive.read_batch([0, 1]), lambda: archive.submit([1])):
-            with pytest.raises(archivestream.LimitExceededError, match="'1'"):
-                read()
-
-
-HUGE = """
-import resource, struct, sys, zlib
-resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
-import archivestream
-packed = zlib.compress(bytes(99))[2:-4]
-def member(method, size):
-    local = struct.pack("<4s5H3L2H", b"PK\\3\\4", 45, 0, method, 0, 33, 0, len(packed), 0, 1, 0) + b"a" + packed
-    extra = struct.pack("<HHQ", 1, 8, size)
-    central = struct.pack("<4s6H3L5H2L", b"PK\\1\\2", 45, 45, 0, method, 0, 33, 0, len(packed), 0xFFFFFFFF, 1,
-                          len(extra), 0, 0, 0, 0, 0) + b"a" + extra
-    return local + central + struct.pack("<4s4H2LH", b"PK\\5\\6", 0, 0, 1, 1, len(central), len(local), 0)
-for method in (0, 8, 12, 14, 93, 95):
-    for size in (1 << 34, (1 << 34) + 1, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1):
-        archive = archivestream.open(member(method, size))
-        for read in (archive.read, lambda i: archive.read_many([i]), lambda i: archive.read_batch([i] * 9),
-                     lambda i: archive.submit([i]).result(), archive.open_member):
-            try:
-                read(0)
-            except archivestream.ArchiveError as error:
-                assert "'a'" in str(error)
-            else:
-                sys.exit(f"{method} {size} was read")
-print("refused")
-"""
-
-
-def test_huge_sizes_take_no_memory() -> None:
-    root = str(Path(archivestream.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", HUGE], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}
-    )
-    assert (done.stdout, done.returncode) == ("refused\n", 0), done.stderr
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 << 20  # KiB
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("a{b,c}d", ["abd", "acd"]),
-        ("{0..3}", ["0", "1", "2", "3"]),
-        ("{008..011}", ["008", "009", "010", "011"]),
-        ("{3..1}", ["3", "2", "1"]),
-        ("{a,b{1..2}}-{x,y}", ["a-x", "a-y", "b1-x", "b1-y", "b2-x", "b2-y"]),
-        ("{,x}", ["", "x"]),
-        ("{single}", ["{single}"]),
-        ("{unclosed,", ["{unclosed,"]),
-        ("plain", ["plain"]),
-    ],
-)
-def test_braces(pattern: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert expand(pattern) == expected
-
-
-def test_globs(tmp_path: Path) -> None:
-    for name in ("b.zip", "a.zip", "a[1].zip", "d/e/c.zip", "{x,y}.zip"):
+def test_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, found: list[str]) -> None:
+    for name in FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-
-    def names(pattern: str) -> list[str]:
-        return [os.path.relpath(found, tmp_path) for found in expand(str(tmp_path / pattern))]
-
-    assert names("*.zip") == ["a.zip", "a[1].zip", "b.zip", "{x,y}.zip"]
-    assert names("**/c.zip") == ["d/e/c.zip"]
-    assert names("a[1].zip") == ["a[1].zip"]  # a file of just that name comes first
-    assert names("{x,y}.zip") == ["{x,y}.zip"]
-    assert names("{b,d/e/*}.zip") == ["b.zip", "d/e/c.zip"]
-    with pytest.raises(FileNotFoundError):
-        expand(str(tmp_path / "z*.zip"))
-    with pytest.raises(ValueError, match="more than"):
-        expand("{0..99999999}")
+        (tmp_path / name).write_bytes(make(Entry(b"x", name.encode())))
+    monkeypatch.chdir(tmp_path)
+    for given, prefix in ((pattern, ""), (tmp_path / pattern, f"{tmp_path}/")):
+        with archivestream.open(given) as archive:
+            assert [data.decode() for data in archive] == found
+            assert [info.archive for info in archive.infolist()] == [prefix + name for name in found]
+    with archivestream.open([pattern, "x.zip"]) as archive:
+        assert [data.decode() for data in archive] == [*found, "x.zip"]
 
 
-ALSO = {
-    "CorruptArchiveError": (ValueError, zipfile.BadZipFile),
-    "UnsupportedFeatureError": (NotImplementedError,),
-    "EncryptedMemberError": (UnsupportedFeatureError, RuntimeError),
-    "MemberNotFoundError": (KeyError,),
-    "LimitExceededError": (ValueError,),
-    "ArchiveChangedError": (OSError,),
-    "SourceError": (OSError,),
-    "CudaUnavailableError": (RuntimeError,),
+def test_pattern_that_stands_for_too_much() -> None:
+    with pytest.raises(ValueError, match=r"1000000"):
+        archivestream.open("{1..9999999999}.zip")
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------
+
+PROMISES: dict[type[ArchiveError], tuple[type[Exception], ...]] = {
+    CorruptArchiveError: (ValueError, zipfile.BadZipFile),
+    UnsupportedFeatureError: (NotImplementedError,),
+    EncryptedMemberError: (UnsupportedFeatureError, RuntimeError),
+    MemberNotFoundError: (KeyError,),
+    LimitExceededError: (ValueError,),
+    ArchiveChangedError: (OSError,),
+    SourceError: (OSError,),
+    CudaUnavailableError: (RuntimeError,),
 }
 
 
-@pytest.mark.parametrize(("name", "bases"), ALSO.items())
-def test_errors(name: str, bases: tuple[type[Exception], ...]) -> None:
-    error = getattr(archivestream, name)("what is wrong", archive="a.zip", member="m\n")
-    assert isinstance(error, (ArchiveError, *bases))
-    assert all(isinstance(error, base) for base in bases)
-    assert str(error) == "a.zip: member 'm\\n': what is wrong"
-    again = pickle.loads(pickle.dumps(error))
-    assert (type(again), str(again), again.archive, again.member, again.reason) == (
-        *(type(error), str(error), "a.zip", "m\n", "what is wrong"),
+@pytest.mark.parametrize("kind", PROMISES)
+def test_errors(kind: type[ArchiveError]) -> None:
+    for expected in (ArchiveError, *PROMISES[kind]):
+        assert issubclass(kind, expected)
+    for names, message in (
+        ({}, "what is wrong"),
+        ({"archive": "a.zip"}, "a.zip: what is wrong"),
+        ({"archive": "a.zip", "member": "it's\n"}, 'a.zip: member "it\'s\\n": what is wrong'),
+    ):
+        error = kind("what is wrong", **names)
+        assert str(error) == message
+        for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+            assert type(twin) is kind
+            assert str(twin) == message
+            assert (twin.archive, twin.member, twin.reason) == (error.archive, error.member, "what is wrong")
+
+
+def test_errors_as_they_are_raised(path: Path) -> None:
+    path.write_bytes(
+        make(*ENTRIES, Entry(b"bad", b"x", crc=1), Entry(b"locked", b"x", flags=1), Entry(b"odd", b"x", 9))
     )
+    with archivestream.open(path, limits=Limits(max_member_bytes=50_000)) as archive:
+        for key, kind in {
+            "missing": MemberNotFoundError,
+            b"\xff": MemberNotFoundError,
+            "b": LimitExceededError,
+            "bad": CorruptArchiveError,
+            "locked": EncryptedMemberError,
+            "odd": UnsupportedFeatureError,
+        }.items():
+            for builtin in PROMISES[kind]:
+                with pytest.raises(builtin) as caught:
+                    archive[key]
+                assert type(caught.value) is kind
+                assert str(path) in str(caught.value)
+                assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+        with pytest.raises(IndexError):
+            archive[6]
 
 
-def test_progress(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as writer:
-        for i in range(60_000):
-            writer.writestr(zipfile.ZipInfo(f"{i:090}"), b"")
+# ---- progress --------------------------------------------------------------------------------------------------
+
+
+def assert_is_progress(calls: list[tuple[int, int]]) -> None:
+    assert calls
+    done = [call[0] for call in calls]
+    assert done == sorted(done)
+    assert all(0 <= call[0] <= call[1] for call in calls)
+    assert calls[-1][0] == calls[-1][1]
+    assert len({call[1] for call in calls}) == 1, "the total does not change"
+
+
+def test_progress(path: Path) -> None:
+    entries = [Entry(b"%d" % i, bytes(i), DEFLATE, comment=bytes(65_535)) for i in range(200)]
+    path.write_bytes(make(*entries))
     calls: list[tuple[int, int]] = []
-    with archivestream.open(tmp_path / "a.zip", progress=lambda *call: calls.append(call)) as archive:
-        assert len(calls) > 1
-        assert calls == sorted(calls)
-        assert calls[-1][0] == calls[-1][1]
-        calls.clear()
-        archive.verify(progress=lambda *call: calls.append(call))
-        assert calls[-1] == (0, 0)
+    archive = archivestream.open(path, progress=lambda *call: calls.append(call))
+    assert_is_progress(calls)
+    assert len(calls) > 2
+    calls.clear()
+    report = archive.verify(lambda *call: calls.append(call))
+    assert_is_progress(calls)
+    assert calls[-1][0] == report.bytes == sum(range(200))
 
 
-def test_closed(path: Path) -> None:
-    with archivestream.open(path) as archive:
-        view = archive[:1]
-        pending = archive.submit([0, 1])
-    for read in (lambda: archive[0], lambda: view[0], lambda: archive.read_many([0]), archive.verify):
-        with pytest.raises(ValueError, match="closed"):
-            read()
-    archive.close()
-    assert [bytes(part) for part in pending.result()] == PARTS[:2]
-    assert "closed" in repr(archive)
-    assert archive.namelist() == ["0", "1", "2"]  # the index is still there
+def test_progress_over_several_archives(path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    archivestream.open([path, make(*ENTRIES[:2]), ARCHIVE, make()], progress=lambda *call: calls.append(call))
+    assert_is_progress(calls)
+
+
+def test_progress_of_verify_with_large_and_bad_members(path: Path) -> None:
+    huge = [Entry(b"%d" % i, b"x", DEFLATE, size=2**62, zip64=["size"]) for i in range(3)]
+    bad = Entry(b"bad", LARGE, DEFLATE, crc=1)
+    archive = archivestream.open(make(*ENTRIES, *huge, bad, *ENTRIES))
+    calls: list[tuple[int, int]] = []
+    report = archive.verify(lambda *call: calls.append(call))
+    assert_is_progress(calls)
+    assert len(report.errors) == 4
+    assert report.bytes == calls[-1][1] > 0
+
+
+def test_progress_that_raises(path: Path) -> None:
+    before = open_descriptors()
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        archivestream.open(path, progress=stop)
+    with archivestream.open(path) as archive, pytest.raises(KeyboardInterrupt):
+        archive.verify(stop)
+    del archive
+    assert open_descriptors() == before
+
+
+# ---- keys ------------------------------------------------------------------------------------------------------
 
 
 def test_keys(path: Path) -> None:
@@ -302,10 +707,10 @@ def test_keys(path: Path) -> None:
             with pytest.raises(TypeError):
                 archive[wrong]  # type: ignore[call-overload]
             with pytest.raises(TypeError):
-                archive.read_many("01" if wrong is None else [wrong])
+                archive.read_many("ab" if wrong is None else [wrong])
         assert archive.read_many([]) == []
         assert len(archive.read_batch([])) == 0
-        assert archive[b"1"] == archive["1"] == archive[-2] == PARTS[1]
+        assert archive[b"b"] == archive["b"] == archive[-2] == CONTENTS[1]
         with pytest.raises(IndexError):
             archive.read_many([0, 5])
         with pytest.raises(ValueError, match="out has 4 bytes"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 
 from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
@@ -11,6 +12,8 @@ from archivestream.limits import Limits
 from archivestream.sources import Source
 
 __all__ = ["read_index"]
+
+_HEAD = 512
 
 # What a file begins with, what it then is, and whether that is an archive that one could expect to be read.
 _SIGNATURES: tuple[tuple[int, bytes, str, bool], ...] = (
@@ -58,7 +61,7 @@ def read_index(
     LimitExceededError
         If its directory is larger than the limits allow.
     """
-    head = bytes(source.read_at(0, 512))
+    head = bytes(source.read_at(0, _HEAD))
     is_tar = head[257:262] == b"ustar"  # whose last file may be a ZIP
     if not is_tar and zip_format.is_zip(source):
         return zip_format.read_index(
@@ -68,8 +71,10 @@ def read_index(
             metadata_encoding=metadata_encoding,
             progress=progress,
         )
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for offset, signature, what, is_archive in _SIGNATURES:
-        if head[offset : offset + len(signature)].lower() == signature.lower():
+        begin = text if signature.startswith(b"<") else head
+        if begin[offset : offset + len(signature)].lower() == signature.lower():
             if is_archive:
                 raise UnsupportedFeatureError(f"this is {what}; only ZIP archives are handled", archive=source.name)
             raise CorruptArchiveError(f"not an archive: it looks like {what}", archive=source.name)
@@ -87,9 +92,9 @@ def _describe(head: bytes) -> str:
     if not head.strip(b"\0"):
         return "it begins with zero bytes"
     try:
-        text = head[:-3].decode() if len(head) == 512 else head.decode()
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=len(head) < _HEAD)
     except UnicodeDecodeError:
-        return f"it begins with the bytes {head[:8].hex(' ')}"
-    if text.isprintable() or not set(text) - set(map(chr, range(32, 127))) - set("\t\r\n"):
+        text = "\0"
+    if all(character.isprintable() or character in "\t\r\n" for character in text):
         return f"it looks like text: {text[:40]!r}"
     return f"it begins with the bytes {head[:8].hex(' ')}"

@@ -42,6 +42,8 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _END64_SIGNATURE = b"PK\6\6"
 _LOCATOR = struct.Struct("<4sLQL")
 _LOCATOR_SIGNATURE = b"PK\6\7"
+_LOCAL = struct.Struct("<4s14xL4x2H")  # 4.3.7: signature, compressed size, lengths of the name and the extra field
+_LOCAL_SIGNATURE = b"PK\3\4"
 _INNER_SIGNATURES = b"PK\1\2", b"PK\3\4", b"PK\7\x08"  # directory, member, data descriptor
 _LONGEST_COMMENT = 0xFFFF
 _CHUNK = 4 << 20
@@ -95,6 +97,10 @@ def read_index(
     if metadata_encoding is not None and "raw_member" in columns:
         _decode_names(columns, metadata_encoding, source)
     index = Index(columns, data_end=[directory.start])
+    if _lies_in_a_member(source, directory, int(index["offset"].min(initial=directory.start))):
+        raise CorruptArchiveError(
+            "the only directory is that of an archive within the archive: the file was truncated", archive=source.name
+        )
     if strict:
         disagreements = list(directory.disagreements)
         if directory.count != len(index):
@@ -170,6 +176,21 @@ def _find_directory(source: Source) -> Directory:
     if record64 is not None and not 0 <= prefix == end - _offset_of_end64(source, at):
         raise corrupt("the ZIP64 end record and its locator contradict each other")
     return Directory(start, size, count, prefix, tuple(disagreements))
+
+
+def _lies_in_a_member(source: Source, directory: Directory, first: int) -> bool:
+    """Whether the archive that was found, whose first member is at `first`, is itself data of a stored member."""
+    at = 0
+    while at < first:
+        header = source.read_at(at, _LOCAL.size)
+        if len(header) < _LOCAL.size or not header.startswith(_LOCAL_SIGNATURE):
+            return False  # something else stands in front, or a whole archive
+        size, name, extra = _LOCAL.unpack(header)[-3:]
+        if size == 0xFFFFFFFF:  # the ZIP64 field is all that an extra field needs here: 4.5.3
+            field = source.read_at(at + _LOCAL.size + name, 20)
+            size = int.from_bytes(field[12:20], "little") if field.startswith(b"\1\0") else 0
+        at += _LOCAL.size + name + extra + size
+    return at > directory.start + directory.size
 
 
 def _offset_of_end64(source: Source, end: int) -> int:

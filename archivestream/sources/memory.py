@@ -77,9 +77,11 @@ class FileObjectSource(Source):
             try:
                 self._file.seek(offset)
                 while done < len(buffer):
-                    data = self._file.read(len(buffer) - done)
+                    data: Any = self._file.read(len(buffer) - done)
                     if not data:
                         break
+                    if isinstance(data, str):  # a wrapper that does not say so
+                        raise TypeError(f"{self._file!r} is in text mode; open it in binary mode")
                     buffer[done : done + len(data)] = data
                     done += len(data)
             except ValueError as error:
