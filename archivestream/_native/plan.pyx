@@ -25,7 +25,7 @@ cdef enum:
     LARGEST_GAP = 4096          # bytes that may be read for nothing to join two blocks in one read
     LARGEST_GROUP = 256 << 10   # bytes of one read: fits the second-level cache
     LARGEST_WORK = 1 << 20      # bytes to decode from one read
-    SMALLEST_GROUP = 16 << 10
+    SMALLEST_GROUP = 64 << 10   # less is done sooner than another thread wakes
     SMALLEST_DIRECT = 16 << 10  # stored blocks from here on are read to their place, not through scratch memory
     LONGEST_EXTRA = 0xFFFF
 
