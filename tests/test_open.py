@@ -176,6 +176,13 @@ def test_what_is_no_zip(tmp_path: Path, data: bytes, kind: type[ArchiveError], m
     assert open_descriptors() == before
 
 
+def test_zip_with_the_mark_of_a_tar() -> None:
+    contents = bytes(257 - 31) + b"ustar\0" + b"00" + bytes(500)
+    data = make(Entry(b"a", contents))
+    assert data[257:262] == b"ustar"
+    assert archivestream.open(data)["a"] == contents
+
+
 def test_outer_zip_that_is_truncated() -> None:
     """Its stored member is a ZIP, too, which must not be taken for it."""
     outer = make(Entry(b"inner.zip", make(Entry(b"inner", b"inner"))), Entry(b"more", b"more"))

@@ -62,8 +62,7 @@ def read_index(
         If its directory is larger than the limits allow.
     """
     head = bytes(source.read_at(0, _HEAD))
-    is_tar = head[257:262] == b"ustar"  # whose last file may be a ZIP
-    if not is_tar and zip_format.is_zip(source):
+    if not _is_tar(head) and zip_format.is_zip(source):  # the last file of a tar may be a ZIP
         return zip_format.read_index(
             source,
             strict=strict,
@@ -79,6 +78,13 @@ def read_index(
                 raise UnsupportedFeatureError(f"this is {what}; only ZIP archives are handled", archive=source.name)
             raise CorruptArchiveError(f"not an archive: it looks like {what}", archive=source.name)
     raise CorruptArchiveError(f"not a ZIP archive: {_describe(head)}", archive=source.name)
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether a file begins with the header of a tar: what stands at 257, and its checksum (POSIX pax, ustar)."""
+    checksum = head[148:156].strip(b"\0 ")
+    total = sum(head) - sum(head[148:156]) + 8 * ord(" ")
+    return head[257:262] == b"ustar" and checksum.isdigit() and checksum == b"%0*o" % (len(checksum), total)
 
 
 def _describe(head: bytes) -> str:
