@@ -24,7 +24,7 @@ from archivestream.member_io import open_member
 from archivestream.members import Member
 from archivestream.reader import MemberReader, without_frames
 from archivestream.selection import Key, Keys, Names, Selection
-from archivestream.session import Openable, Options, Progress, Session, find_sources
+from archivestream.session import MOST_THREADS, Openable, Options, Progress, Session, find_sources
 from archivestream.summary import Summary, summarise
 
 __all__ = ["Archive", "Openable", "Progress", "open"]
@@ -32,7 +32,6 @@ __all__ = ["Archive", "Openable", "Progress", "open"]
 
 _VERIFY_BYTES = 64 << 20
 _VERIFY_MEMBERS = 8192
-_MOST_THREADS = 1024
 
 
 def open(  # the name that users type: archivestream.open
@@ -84,8 +83,8 @@ def open(  # the name that users type: archivestream.open
     ...     first = archive[0]
     ...     batch = archive.read_batch(range(256))
     """
-    if threads is not None and not 1 <= operator.index(threads) <= _MOST_THREADS:
-        raise ValueError(f"threads must be from 1 to {_MOST_THREADS}, not {threads}")
+    if threads is not None and not 1 <= operator.index(threads) <= MOST_THREADS:
+        raise ValueError(f"threads must be from 1 to {MOST_THREADS}, not {threads}")
     if isinstance(path, Archive):
         raise TypeError("this is an archive already; select() makes another view of it")
     options = Options(strict, threads, verify, limits, metadata_encoding)

@@ -21,7 +21,9 @@ from archivestream.sources import (
     Source,
 )
 
-__all__ = ["Openable", "Options", "Progress", "Session", "find_sources"]
+__all__ = ["MOST_THREADS", "Openable", "Options", "Progress", "Session", "find_sources"]
+
+MOST_THREADS = 1024  # that may work on one batch
 
 Progress: TypeAlias = Callable[[int, int], object]
 Openable: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO

@@ -14,6 +14,7 @@ import archivestream
 from archivestream.cli.errors import CommandError
 from archivestream.cli.progress import Bar
 from archivestream.paths import expand
+from archivestream.session import MOST_THREADS
 
 __all__ = [
     "ArchivePath",
@@ -43,7 +44,7 @@ Strict: TypeAlias = Annotated[
 ]
 Threads: TypeAlias = Annotated[
     int | None,
-    typer.Option(min=1, show_default="one per processor", help="Threads that decode."),
+    typer.Option(min=1, max=MOST_THREADS, show_default="one per processor", help="Threads that decode."),
 ]
 Encoding: TypeAlias = Annotated[
     str | None,
