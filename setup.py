@@ -284,9 +284,11 @@ class SourceDistribution(sdist):
         more = [*Path("archivestream").rglob("*.pxd"), *Path("archivestream").rglob("*.hpp")]
         more += [path for top in ("tests", "benchmarks") for path in Path(top).rglob("*")]
         more = [path for path in more if path.is_file() and path.suffix != ".pyc"]
+        # What a build in this folder made of .pyx files is in the list, too.
+        files = [name for name in files if not name.endswith(".cpp")]
         super().make_release_tree(base_dir, sorted({*files, *map(str, more)}))
         carried = Path(base_dir) / CARRIED.name
-        carried.mkdir()
+        carried.mkdir(exist_ok=True)
         for library in LIBRARIES:
             shutil.copy(find_archive(library), carried)
 

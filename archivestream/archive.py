@@ -1,4 +1,4 @@
-"""The waist: `open`, `Archive`, `Batch`. All that stands above knows only this."""
+"""The waist: `open` and `Archive`. All that stands above knows only this."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from archivestream.member_io import open_member
 from archivestream.members import Member
 from archivestream.reader import MemberReader, without_frames
 from archivestream.selection import Key, Keys, Names, Selection
-from archivestream.session import MOST_THREADS, Openable, Options, Progress, Session, find_sources
+from archivestream.session import MOST_THREADS, Openable, Options, Progress, Session, check_encoding, find_sources
 from archivestream.summary import Summary, summarise
 
 __all__ = ["Archive", "Openable", "Progress", "open"]
@@ -55,9 +55,9 @@ def open(  # the name that users type: archivestream.open
     strict : bool
         Refuse what is ambiguous or contradictory in an archive, where the default takes the usual reading.
     threads : int, optional
-        Threads that work on one batch; default: as many as there are processors for this process.
+        Threads that work on one batch, from 1 to 1024; default: as many as there are processors for this process.
     verify : bool
-        Check the CRC-32 of every member that is read.
+        Check the CRC-32 of every member that is read. `Archive.verify` checks them in any case.
     limits : Limits
         Bounds on what the archive may ask for.
     metadata_encoding : str, optional
@@ -76,6 +76,12 @@ def open(  # the name that users type: archivestream.open
         If it is an archive of a kind that is not handled.
     LimitExceededError
         If it is larger than `limits` allows.
+    SourceError
+        If reading failed.
+    OSError
+        As `open` of Python raises: `IsADirectoryError`, `PermissionError` and the like.
+    ValueError, TypeError
+        If an argument has no such value: an encoding that there is not, a file object in text mode.
 
     Examples
     --------
@@ -87,6 +93,7 @@ def open(  # the name that users type: archivestream.open
         raise ValueError(f"threads must be from 1 to {MOST_THREADS}, not {threads}")
     if isinstance(path, Archive):
         raise TypeError("this is an archive already; select() makes another view of it")
+    check_encoding(metadata_encoding)
     options = Options(strict, threads, verify, limits, metadata_encoding)
     sources = find_sources(path)
     try:
@@ -205,6 +212,19 @@ class Archive(Sequence[bytes]):
 
         The batch keeps what it needs alive: the archive may be closed or dropped meanwhile. Dropping the batch
         waits for the members under way, and abandons the others.
+
+        Parameters
+        ----------
+        keys, out
+            As for `read_batch`; `out` is the batch's until `PendingBatch.result` has returned.
+
+        Raises
+        ------
+        IndexError, MemberNotFoundError, ValueError
+            At once: for a key that is not there, or an `out` that does not fit.
+        ArchiveError
+            At once for the first member that the directory alone shows to be unreadable, and from
+            `PendingBatch.result` for what reading shows.
         """
         return PendingBatch(self._shared.reader.submit(self._selection.members(keys), _as_bytes(out)))
 
@@ -239,7 +259,18 @@ class Archive(Sequence[bytes]):
         A small member is decoded at once; a large one (above 16 MiB) piece by piece, in memory that does not
         depend on its size: a stored one can be read anywhere, a compressed one from front to back (seeking
         back decodes from the start again). The checksum of a large member is checked when it is read from
-        start to end.
+        start to end. The file is for one thread at a time, as other files are.
+
+        Parameters
+        ----------
+        key : int, str or bytes
+            As for `read`.
+
+        Raises
+        ------
+        IndexError, MemberNotFoundError, ArchiveError
+            As `read`: at once, or, for a large member, from the file where reading shows it. A member that has
+            proved bad is not read any further.
         """
         return open_member(self._shared.reader, self._selection.member(key))
 
@@ -249,7 +280,18 @@ class Archive(Sequence[bytes]):
         return Names(self._selection)
 
     def info(self, key: Key) -> Member:
-        """Return what the directory says of a member."""
+        """Return what the directory says of a member, which is not read.
+
+        Parameters
+        ----------
+        key : int, str or bytes
+            As for `read`.
+
+        Raises
+        ------
+        IndexError, MemberNotFoundError
+            As `read`.
+        """
         position = self._selection.position(key)
         member = self._selection.member(position)
         index = self._selection.index
@@ -304,6 +346,8 @@ class Archive(Sequence[bytes]):
             If a position is not there, or a mask has not one value for each member.
         MemberNotFoundError
             If a name is not there. (A pattern that matches nothing gives an empty view.)
+        TypeError
+            If a key is neither a position nor a name.
         """
         if isinstance(keys, str):
             matches = re.compile(fnmatch.translate(keys)).match
@@ -321,6 +365,11 @@ class Archive(Sequence[bytes]):
         ----------
         progress : callable, optional
             Called with (bytes decoded, bytes in all).
+
+        Returns
+        -------
+        VerifyReport
+            With an exception for each bad member; none is raised.
         """
         reader = self._shared.reader
         ids = self._selection.rows(0, len(self))
@@ -383,6 +432,8 @@ class Archive(Sequence[bytes]):
             If a name is absolute, empty, or leads out of the folder; nothing was written then.
         FileExistsError
             If a file is there already, and `overwrite` is False.
+        OSError
+            If a file or a link stands where a folder must be, the disk is full, and the like: that ends it.
         ArchiveError
             For the first member that is bad, once all good ones are written.
         """
@@ -423,7 +474,7 @@ def _as_bytes(out: Any) -> NDArray[np.uint8] | None:
 def _verify_large(reader: MemberReader, member: int) -> dict[int, Exception]:
     """Verify a member piece by piece, in bounded memory."""
     try:
-        with open_member(reader, member) as contents:
+        with open_member(reader, member, verify=True) as contents:
             while contents.read(1 << 20):
                 pass
     except ArchiveError as error:

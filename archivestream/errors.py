@@ -47,7 +47,8 @@ class ArchiveError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Worker processes send exceptions through pickle; keyword arguments need help.
-        return _rebuild, (type(self), self.reason, self.archive, self.member)
+        state = {**self.__dict__, "errno": self.errno} if isinstance(self, OSError) else self.__dict__
+        return _rebuild, (type(self), self.reason, self.archive, self.member), state
 
 
 def _rebuild(cls: type[ArchiveError], message: str, archive: str | None, member: str | None) -> ArchiveError:

@@ -34,10 +34,10 @@ def extract(
 ) -> list[Path]:
     """Write members below a folder: see `archivestream.Archive.extract`."""
     names = [_safe_parts(reader, member) for member in members]  # before anything is written
-    # Of several members with one name, the last is meant, as everywhere.
-    last = {parts: i for i, parts in enumerate(names)}
+    # Of several members with one name, the last is meant, as everywhere. A file and a folder have two names.
+    last = {(parts, _is_dir(reader, members[i])): i for i, parts in enumerate(names)}
     members = [members[i] for i in last.values()]
-    names = list(last)
+    names = [parts for parts, _ in last]
     root = Path(target)
     root.mkdir(parents=True, exist_ok=True)
     written, errors = _write_all(reader, members, names, root, overwrite, progress)

@@ -10,11 +10,9 @@ import lzma
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from archivestream._native.codecs import Status, crc32
+from archivestream._native.codecs import Codec, Status, crc32
 
-__all__ = ["FALLBACKS", "LZMA", "BadHeader", "decode"]
-
-BZIP2, LZMA, XZ = 12, 14, 95
+__all__ = ["FALLBACKS", "BadHeader", "WindowTooLarge", "decode"]
 
 
 class Decompressor(Protocol):
@@ -33,6 +31,10 @@ class BadHeader(Exception):
     """The first bytes of a stream are not those of its codec."""
 
 
+class WindowTooLarge(Exception):
+    """A decoder would take more memory than the limit."""
+
+
 def _lzma1(head: bytes, size: int, max_window: int) -> tuple[Decompressor, int]:
     """Make a decoder of method 14 (APPNOTE 5.8.8): two bytes of version, the length of the properties, they."""
     if len(head) < 9 or int.from_bytes(head[2:4], "little") != 5 or head[4] >= 225:
@@ -41,7 +43,7 @@ def _lzma1(head: bytes, size: int, max_window: int) -> tuple[Decompressor, int]:
     # References never reach further back than the first byte, so a larger dictionary than the member is waste.
     dictionary = min(int.from_bytes(head[5:9], "little"), max(size, 4096))
     if dictionary > max_window:
-        raise MemoryError
+        raise WindowTooLarge
     filters = [
         {
             "id": lzma.FILTER_LZMA1,
@@ -63,9 +65,9 @@ def _bzip2(head: bytes, size: int, max_window: int) -> tuple[Decompressor, int]:
 
 
 FALLBACKS: Mapping[int, Callable[[bytes, int, int], tuple[Decompressor, int]]] = {
-    BZIP2: _bzip2,
-    LZMA: _lzma1,
-    XZ: _xz,
+    Codec.BZIP2: _bzip2,
+    Codec.LZMA: _lzma1,
+    Codec.XZ: _xz,
 }
 
 
@@ -91,7 +93,7 @@ def decode(
     """
     # An LZMA stream may end without a mark (APPNOTE 4.4.4, bit 1): then it is the size that ends it, and what a
     # decoder makes of the rest is noise. The others end themselves, so one byte more can be asked for.
-    room = size if codec == LZMA else size + 1
+    room = size if codec == Codec.LZMA else size + 1
     if not data and not size:
         return Status.BAD_CHECKSUM if checksum else b""  # declared empty, with no stream to say so
     try:
@@ -105,16 +107,18 @@ def decode(
     except BadHeader:
         return Status.BAD_DATA
     except MemoryError:
-        return Status.OVER_LIMIT
+        return Status.NO_MEMORY
+    except WindowTooLarge:
+        return Status.WINDOW_TOO_LARGE
     except lzma.LZMAError as error:
-        return Status.OVER_LIMIT if "limit" in str(error) else Status.BAD_DATA
+        return Status.WINDOW_TOO_LARGE if "limit" in str(error) else Status.BAD_DATA
     except (OSError, EOFError, ValueError):
         return Status.BAD_DATA
     if len(decoded) != size:
         return Status.TOO_FEW_BYTES if len(decoded) < size else Status.TOO_MANY_BYTES
     if strict and decompressor.eof and decompressor.unused_data:
         return Status.TRAILING_BYTES
-    if not decompressor.eof and codec != LZMA:
+    if not decompressor.eof and codec != Codec.LZMA:
         return Status.BAD_DATA
     if checksum is not None and crc32(decoded) != checksum:
         return Status.BAD_CHECKSUM

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from dataclasses import dataclass, fields
 
 __all__ = ["Limits"]
 
@@ -22,7 +23,9 @@ class Limits:
     max_index_bytes : int
         Largest directory of one archive, in bytes of the file.
     max_window_bytes : int
-        Most memory that a decoder of LZMA or xz may take for its dictionary.
+        Most memory that a decoder of LZMA or xz may take for its dictionary, and one of zstd for its window where it
+        decodes piece by piece. No decoder needs more than the member has bytes, so that smaller members are read
+        whatever they ask for.
     allow_overlap : bool
         Read members whose data lie over one another. Archives made that way ("overlap bombs") expand without
         bound, so such members are refused.
@@ -33,3 +36,9 @@ class Limits:
     max_index_bytes: int = 16 << 30
     max_window_bytes: int = 128 << 20
     allow_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = operator.index(getattr(self, field.name))
+            if not 0 <= value < 1 << 63:
+                raise ValueError(f"Limits.{field.name} must be from 0 to 2**63 - 1, not {value}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import lzma
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterator
+from copy import copy
 
 import zstandard
 
-from archivestream._native.codecs import Status, crc32
-from archivestream.errors import ArchiveError
-from archivestream.fallback import FALLBACKS, LZMA, BadHeader
+from archivestream._native.codecs import Codec, Status, crc32
+from archivestream.errors import ArchiveError, SourceError
+from archivestream.fallback import FALLBACKS, BadHeader, WindowTooLarge
 from archivestream.reader import MemberReader
 
 __all__ = ["open_member"]
@@ -19,19 +21,22 @@ __all__ = ["open_member"]
 # Up to this size a member is decoded at once, by the engine; above, piece by piece.
 _WHOLE = 16 << 20
 _PIECE = 1 << 20
-_STORED, _DEFLATE, _ZSTD = 0, 8, 93
+_MOST_WINDOW = 1 << 31  # of zstd, on 64 bits
 
 
-def open_member(reader: MemberReader, member: int) -> io.BufferedReader:
-    """Open a member for reading: see `archivestream.Archive.open_member`."""
+def open_member(reader: MemberReader, member: int, *, verify: bool | None = None) -> io.BufferedReader:
+    """Open a member for reading: see `archivestream.Archive.open_member`.
+
+    Whether a large member is checked is for `verify` to say; default: as the reader does.
+    """
     codec = int(reader.index["codec"][member])
     size = int(reader.index["size"][member])
     if size <= _WHOLE:
         return io.BufferedReader(_WholeMember(reader.read(member)))
     offset = reader.data_offset(member)
-    if codec == _STORED:
-        return io.BufferedReader(_StoredMember(reader, member, offset), _PIECE)
-    return io.BufferedReader(_StreamedMember(reader, member, offset), _PIECE)
+    if codec == Codec.STORED:
+        return io.BufferedReader(_StoredMember(reader, member, offset, verify), _PIECE)
+    return io.BufferedReader(_StreamedMember(reader, member, offset, verify), _PIECE)
 
 
 class _SeekableRaw(io.RawIOBase):
@@ -79,46 +84,64 @@ class _WholeMember(_SeekableRaw):
 
 
 class _CheckedMember(_SeekableRaw):
-    """Follows the checksum as long as the member is read from its start without a gap."""
+    """Follows the checksum as long as the member is read from its start without a gap.
 
-    def __init__(self, reader: MemberReader, member: int, offset: int) -> None:
+    What is once known to be bad is not handed out again: each later read raises the same error.
+    """
+
+    def __init__(self, reader: MemberReader, member: int, offset: int, verify: bool | None) -> None:
         super().__init__(int(reader.index["size"][member]))
+        self._verify = reader.verify if verify is None else verify
+        self._failure: ArchiveError | None = None
         self._reader = reader
         self._member = member
         self._offset = offset
         self._checked = 0
         self._crc = 0
 
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        view = memoryview(buffer)[: max(0, self._size - self._position)]
+        if self._failure is not None:
+            raise copy(self._failure)  # a new one, as its traceback would keep the archive open
+        try:
+            got = self._fill(view) if view else 0
+        except SourceError:
+            raise  # it may come through the next time
+        except ArchiveError as error:
+            self._failure = copy(error)
+            raise
+        self._position += got
+        return got
+
+    @abstractmethod
+    def _fill(self, view: memoryview) -> int:
+        """Read some bytes, at least one, from the position on."""
+
     def _check(self, at: int, data: memoryview) -> None:
         if at == 0:
             self._crc = self._checked = 0
-        if not self._reader.verify or at != self._checked:
+        if not self._verify or at != self._checked:
             return
         self._crc = crc32(data, self._crc)
         self._checked += len(data)
         if self._checked == self._size and self._crc != self._reader.index["crc32"][self._member]:
-            self._checked = -1
             raise self._reader.error(self._member, Status.BAD_CHECKSUM, 0)
 
 
 class _StoredMember(_CheckedMember):
     """A member whose bytes lie in the source as they are."""
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        view = memoryview(buffer)[: max(0, self._size - self._position)]
-        if not view:
-            return 0
+    def _fill(self, view: memoryview) -> int:
         self._reader.read_source(self._member, self._offset + self._position, view)
         self._check(self._position, view)
-        self._position += len(view)
         return len(view)
 
 
 class _StreamedMember(_CheckedMember):
     """A compressed member, decoded as it is read; seeking back begins again."""
 
-    def __init__(self, reader: MemberReader, member: int, offset: int) -> None:
-        super().__init__(reader, member, offset)
+    def __init__(self, reader: MemberReader, member: int, offset: int, verify: bool | None) -> None:
+        super().__init__(reader, member, offset, verify)
         self._compressed_size = int(reader.index["compressed_size"][member])
         self._begin()
 
@@ -127,25 +150,30 @@ class _StreamedMember(_CheckedMember):
         self._piece = memoryview(b"")
         self._pieces = self._decode()
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        if self._position >= self._size:
-            return 0
+    def _fill(self, view: memoryview) -> int:
         if self._position < self._decoded:
             self._begin()
-        while self._position >= self._decoded + len(self._piece):
-            self._decoded += len(self._piece)
-            self._piece = memoryview(next(self._pieces, b""))
-            end = self._decoded + len(self._piece)
-            if not self._piece:
-                raise self._error(Status.TOO_FEW_BYTES)
-            if end > self._size or (end == self._size and next(self._pieces, b"")):
-                raise self._error(Status.TOO_MANY_BYTES)
-            self._check(self._decoded, self._piece)
+        try:
+            while self._position >= self._decoded + len(self._piece):
+                self._advance()
+        except BaseException:
+            self._begin()  # a generator that has raised goes no further
+            raise
         start = self._position - self._decoded
-        data = self._piece[start : start + len(buffer)]
-        memoryview(buffer)[: len(data)] = data
-        self._position += len(data)
+        data = self._piece[start : start + len(view)]
+        view[: len(data)] = data
         return len(data)
+
+    def _advance(self) -> None:
+        """Decode the next piece, and the end of the stream with the last one."""
+        self._decoded += len(self._piece)
+        self._piece = memoryview(next(self._pieces, b""))
+        end = self._decoded + len(self._piece)
+        if not self._piece:
+            raise self._error(Status.TOO_FEW_BYTES)
+        if end > self._size or (end == self._size and next(self._pieces, b"")):
+            raise self._error(Status.TOO_MANY_BYTES)
+        self._check(self._decoded, self._piece)
 
     def _error(self, status: Status) -> Exception:
         return self._reader.error(self._member, status, 0)
@@ -162,10 +190,10 @@ class _StreamedMember(_CheckedMember):
         window = self._reader.limits.max_window_bytes
         strict = self._reader.strict
         try:
-            if codec == _DEFLATE:
+            if codec == Codec.DEFLATE:
                 pieces = _inflate(self._compressed(), strict)
-            elif codec == _ZSTD:
-                pieces = _unzstd(self._compressed(), window)
+            elif codec == Codec.ZSTD:
+                pieces = _unzstd(self._compressed(), self._size, window, strict)
             else:
                 pieces = _fall_back(codec, self._compressed(), self._size, window, strict)
             yield from filter(None, pieces)
@@ -173,12 +201,16 @@ class _StreamedMember(_CheckedMember):
             raise
         except _Bad as error:
             raise self._error(error.status) from error
-        except (MemoryError, lzma.LZMAError, zstandard.ZstdError) as error:
+        except MemoryError as error:
+            raise self._error(Status.NO_MEMORY) from error
+        except WindowTooLarge as error:
+            raise self._error(Status.WINDOW_TOO_LARGE) from error
+        except (lzma.LZMAError, zstandard.ZstdError) as error:
             text = str(error).lower()
             if "dictionary" in text:
                 raise self._error(Status.DICTIONARY_REQUIRED) from error
-            over = isinstance(error, MemoryError) or "limit" in text or "too much memory" in text
-            raise self._error(Status.OVER_LIMIT if over else Status.BAD_DATA) from error
+            over = "limit" in text or "too much memory" in text
+            raise self._error(Status.WINDOW_TOO_LARGE if over else Status.BAD_DATA) from error
         except (BadHeader, zlib.error, OSError, EOFError, ValueError) as error:
             raise self._error(Status.BAD_DATA) from error
 
@@ -204,10 +236,23 @@ def _inflate(pieces: Iterator[bytes], strict: bool) -> Iterator[bytes]:
         raise _Bad(Status.BAD_DATA)
 
 
-def _unzstd(pieces: Iterator[bytes], max_window: int) -> Iterator[bytes]:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=max_window)
+def _unzstd(pieces: Iterator[bytes], size: int, max_window: int, strict: bool) -> Iterator[bytes]:
+    # A window is filled as the member is decoded, and never beyond its size.
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW if size <= max_window else max_window)
     stream = decompressor.stream_reader(io.BufferedReader(_Readable(pieces)), read_across_frames=True)
-    while data := stream.read(_PIECE):
+    decoded = 0
+    while True:
+        try:
+            data = stream.read(_PIECE)
+        except zstandard.ZstdError as error:
+            if decoded != size:
+                raise
+            if strict:
+                raise _Bad(Status.TRAILING_BYTES) from error
+            break
+        if not data:
+            break
+        decoded += len(data)
         yield data
 
 
@@ -215,7 +260,7 @@ def _fall_back(codec: int, pieces: Iterator[bytes], size: int, max_window: int, 
     data = next(pieces, b"")
     decompressor, start = FALLBACKS[codec](data[:9], size, max_window)
     data = data[start:]
-    left = size if codec == LZMA else size + 1  # see `archivestream.fallback.decode`
+    left = size if codec == Codec.LZMA else size + 1  # see `archivestream.fallback.decode`
     while left and not decompressor.eof:
         if not data and decompressor.needs_input:
             data = next(pieces, b"")
@@ -225,7 +270,7 @@ def _fall_back(codec: int, pieces: Iterator[bytes], size: int, max_window: int, 
         data = b""
         left -= len(piece)
         yield piece
-    if codec != LZMA and not decompressor.eof:
+    if codec != Codec.LZMA and not decompressor.eof:
         raise _Bad(Status.BAD_DATA)
     if strict and decompressor.eof and (decompressor.unused_data or next(pieces, b"")):
         raise _Bad(Status.TRAILING_BYTES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass
 
+from archivestream._native.codecs import Codec
+
 __all__ = ["METHODS", "NATIVE_METHODS", "Member"]
 
 # The compression methods of ZIP (APPNOTE 4.4.5): the names that messages and listings show.
@@ -35,7 +37,7 @@ METHODS = {
     99: "aes",
 }
 # Those that native code decodes.
-NATIVE_METHODS = (0, 8, 93)
+NATIVE_METHODS = (Codec.STORED, Codec.DEFLATE, Codec.ZSTD)
 
 
 @dataclass(frozen=True, slots=True)

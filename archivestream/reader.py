@@ -29,7 +29,7 @@ from archivestream.limits import Limits
 from archivestream.members import METHODS
 from archivestream.sources import Source
 
-__all__ = ["MemberReader", "PendingMembers", "empty_bytes", "without_frames"]
+__all__ = ["MemberReader", "PendingMembers", "empty_bytes", "source_error", "without_frames"]
 
 _Bytes: TypeAlias = NDArray[np.uint8]
 _Failure: TypeAlias = tuple[int, int, int, int]
@@ -91,7 +91,11 @@ _ERRORS: dict[Status, tuple[type[ArchiveError], str]] = {
     ),
     Status.OVER_LIMIT: (
         LimitExceededError,
-        "its {size} bytes, or the window to decode them, pass the limits; see archivestream.Limits",
+        "it has {size} bytes, more than Limits.max_member_bytes = {limits.max_member_bytes}",
+    ),
+    Status.WINDOW_TOO_LARGE: (
+        LimitExceededError,
+        "its decoder asks for more memory than Limits.max_window_bytes = {limits.max_window_bytes}",
     ),
 }
 
@@ -113,6 +117,13 @@ def without_frames(error: _Error) -> _Error:
     return error
 
 
+def source_error(error: OSError, archive: str, member: str | None = None) -> SourceError:
+    """Say which archive and which member could not be read; `errno` stays."""
+    found = SourceError(f"reading failed: {error.strerror or error}", archive=archive, member=member)
+    found.errno = error.errno
+    return found
+
+
 class MemberReader:
     """Reads members by their position in the index.
 
@@ -125,7 +136,7 @@ class MemberReader:
     limits : Limits
         What may be read.
     verify : bool
-        Whether checksums are checked.
+        Whether checksums are checked; `check` always does.
     strict : bool
         Whether bytes after the end of a compressed stream are an error.
     threads : int or None
@@ -178,7 +189,7 @@ class MemberReader:
             return data
         status, error = data
         if status == Status.NOT_NATIVE:
-            return self._fall_back(member, None)
+            return self._fall_back(member, None, self.verify)
         raise self.error(member, status, error)
 
     def read_many(self, members: MemberIds, errors: dict[int, Exception] | None = None) -> list[bytes]:
@@ -222,10 +233,10 @@ class MemberReader:
         return [f[0] for f in failures if f[2] in odd]
 
     def check(self, members: MemberIds) -> dict[int, Exception]:
-        """Decode and verify some members without keeping them; return what is wrong, by their places."""
+        """Decode and verify some members, whatever `verify` says, and keep none; return what is wrong, by place."""
         fetched = self._fetch(members)
         errors: dict[int, Exception] = {}
-        self._settle(self._native.check(members, fetched), fetched, lambda i, data: None, errors)
+        self._settle(self._native.check(members, fetched), fetched, lambda i, data: None, errors, verify=True)
         return errors
 
     def refused(self, members: MemberIds) -> NDArray[np.bool_]:
@@ -245,11 +256,7 @@ class MemberReader:
             raise self.error(member, Status.TRUNCATED, 0)
 
     def _source_error(self, member: int, error: OSError) -> SourceError:
-        return SourceError(
-            f"reading failed: {error.strerror or error}",
-            archive=self.archive_name(member),
-            member=self.index.name(member),
-        )
+        return source_error(error, self.archive_name(member), self.index.name(member))
 
     def data_offset(self, member: int) -> int:
         """Return where the data of a member begin in its source, after a check of its local header."""
@@ -275,7 +282,7 @@ class MemberReader:
         if status == Status.NO_MEMORY:
             return MemoryError(f"{source.name}: member {name!r}: no memory to decode it")
         if status == Status.READ_FAILED:
-            return SourceError(f"reading failed: {os.strerror(error)}", archive=source.name, member=name)
+            return source_error(OSError(error, os.strerror(error)), source.name, name)
         kind, reason = _ERRORS[Status(status)]
         if kind is CorruptArchiveError:
             change = source.change()
@@ -293,6 +300,7 @@ class MemberReader:
             crc32=self.index["crc32"][member],
             codec=codec,
             method=METHODS.get(codec, "not assigned"),
+            limits=self.limits,
         )
         return kind(text, archive=source.name, member=name)
 
@@ -331,6 +339,8 @@ class MemberReader:
         fetched: _Fetched | None,
         place: Callable[[int, bytes], object],
         errors: dict[int, Exception] | None = None,
+        *,
+        verify: bool = False,
     ) -> None:
         """Decode what native code leaves to Python; raise for the first bad member, or collect them all."""
         for position, member, status, error in failures:
@@ -339,13 +349,13 @@ class MemberReader:
                     raise fetched.errors[position]
                 if status != Status.NOT_NATIVE:
                     raise self.error(member, status, error)
-                place(position, self._fall_back(member, fetched[position] if fetched else None))
+                place(position, self._fall_back(member, fetched[position] if fetched else None, verify or self.verify))
             except (ArchiveError, MemoryError) as bad:
                 if errors is None:
                     raise
                 errors[position] = without_frames(bad)
 
-    def _fall_back(self, member: int, fetched: memoryview | None) -> bytes:
+    def _fall_back(self, member: int, fetched: memoryview | None, verify: bool) -> bytes:
         payload = self._native.payload(member, fetched)
         if not isinstance(payload, bytes):
             raise self.error(member, *payload)
@@ -353,7 +363,7 @@ class MemberReader:
             int(self.index["codec"][member]),
             payload,
             int(self.index["size"][member]),
-            int(self.index["crc32"][member]) if self.verify else None,
+            int(self.index["crc32"][member]) if verify else None,
             strict=self.strict,
             max_window=self.limits.max_window_bytes,
         )

@@ -12,7 +12,7 @@ from archivestream.formats import read_index
 from archivestream.index import Index
 from archivestream.limits import Limits
 from archivestream.paths import expand
-from archivestream.reader import MemberReader
+from archivestream.reader import MemberReader, source_error
 from archivestream.sources import (
     FileObjectSource,
     LocalSource,
@@ -21,7 +21,7 @@ from archivestream.sources import (
     Source,
 )
 
-__all__ = ["MOST_THREADS", "Openable", "Options", "Progress", "Session", "find_sources"]
+__all__ = ["MOST_THREADS", "Openable", "Options", "Progress", "Session", "check_encoding", "find_sources"]
 
 MOST_THREADS = 1024  # that may work on one batch
 
@@ -57,6 +57,14 @@ def _open_sources(path: Openable) -> Iterator[Source]:
         yield FileObjectSource(path)
 
 
+def check_encoding(name: str | None) -> None:
+    """Raise `ValueError` for what is no encoding of text."""
+    try:
+        bytes(4).decode(name or "utf-8")
+    except (LookupError, UnicodeError):
+        raise ValueError(f"there is no encoding of text {name!r}") from None
+
+
 @dataclass(frozen=True)
 class Options:
     """How an archive was opened: what a pickle needs to open it again."""
@@ -85,7 +93,7 @@ class Options:
             except ArchiveError:
                 raise
             except OSError as error:
-                raise SourceError(f"reading failed: {error.strerror or error}", archive=source.name) from error
+                raise source_error(error, source.name) from error
             parts.append(index)
             begin += source.size
             if share is not None and share is not progress:

@@ -13,7 +13,8 @@ from archivestream._native.codecs cimport (
     BAD_CHECKSUM, NOT_RUN, NO_MEMORY, OK, OVERLAP, PREFIX_DIFFERS, READ_FAILED, STORED, TRAILING_BYTES,
     TRUNCATED, crc32_of, decode)
 from archivestream._native.plan cimport (
-    Group, Source, end_of_room, is_direct, load_span, locate, name_of, source_of, store_span)
+    LARGEST_PREFIX, LONGEST_EXTRA, Group, Source, end_of_room, is_direct, load_span, locate, name_of, source_of,
+    store_span)
 from archivestream._native.zipscan cimport LOCAL_HEADER, check_local_header
 
 cdef extern from "positional_io.hpp" nogil:
@@ -55,10 +56,6 @@ cdef extern from *:
     uint8_t *reserve_out "scratch_out.reserve"(size_t size) noexcept nogil
     void trim_in "scratch_in.trim"() noexcept nogil
     void trim_out "scratch_out.trim"() noexcept nogil
-
-cdef enum:
-    LARGEST_PREFIX = 4096
-    LONGEST_EXTRA = 0xFFFF
 
 
 cdef void run_group(void *context, size_t index) noexcept nogil:
@@ -190,7 +187,7 @@ cdef Status decode_block(
         memcpy(target, data, data_size)
         return OK
     if codec == STORED:
-        if columns.verify and crc32_of(0, data, size) != columns.crc32[task.block]:
+        if plan.verify and crc32_of(0, data, size) != columns.crc32[task.block]:
             return BAD_CHECKSUM
         if skip and memcmp(data, plan.prefix, skip):
             return PREFIX_DIFFERS
@@ -213,7 +210,7 @@ cdef Status decode_block(
         status = decode(codec, data, data_size, target, size)
         if status == TRAILING_BYTES and not columns.strict:
             status = OK
-    if status == OK and columns.verify and crc32_of(0, target, size) != columns.crc32[task.block]:
+    if status == OK and plan.verify and crc32_of(0, target, size) != columns.crc32[task.block]:
         status = BAD_CHECKSUM
     if status == OK and skip and memcmp(target, plan.prefix, skip):
         status = PREFIX_DIFFERS
@@ -264,7 +261,7 @@ cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
             return read_direct(plan, task, fd)
     if <uint64_t> got < head + size - skip:
         return TRUNCATED
-    if columns.verify and not plan.raw:
+    if plan.verify and not plan.raw:
         crc = crc32_of(0, scratch + head - skip, skip)
         if crc32_of(crc, task.target, size - skip) != columns.crc32[task.block]:
             return BAD_CHECKSUM

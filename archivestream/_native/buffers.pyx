@@ -144,7 +144,7 @@ cdef void settle_malloc() noexcept nogil:
 
 @cython.final
 cdef class Buffer:
-    """Writable bytes, aligned to `ALIGNMENT`, not initialised.
+    """Writable bytes, not initialised, aligned to `ALIGNMENT` where they were allocated here (not adopted).
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 # Codecs carry the numbers that ZIP gives to its compression methods (APPNOTE 4.4.5); other containers use
 # the same numbers for the same codecs.
-cdef enum Codec:
+cpdef enum Codec:
     STORED = 0
     DEFLATE = 8
     BZIP2 = 12
@@ -38,6 +38,7 @@ cpdef enum Status:
     OTHER_DISK = 24
     DICTIONARY_REQUIRED = 25
     OVER_LIMIT = 26
+    WINDOW_TOO_LARGE = 27
     # The machine.
     READ_FAILED = 40
     NO_MEMORY = 41

@@ -2,6 +2,14 @@ from enum import IntEnum
 
 from _typeshed import ReadableBuffer
 
+class Codec(IntEnum):
+    STORED = 0
+    DEFLATE = 8
+    BZIP2 = 12
+    LZMA = 14
+    ZSTD = 93
+    XZ = 95
+
 class Status(IntEnum):
     OK = 0
     BAD_DATA = 1
@@ -23,6 +31,7 @@ class Status(IntEnum):
     OTHER_DISK = 24
     DICTIONARY_REQUIRED = 25
     OVER_LIMIT = 26
+    WINDOW_TOO_LARGE = 27
     READ_FAILED = 40
     NO_MEMORY = 41
     PREFIX_DIFFERS = 60

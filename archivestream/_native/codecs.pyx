@@ -37,11 +37,14 @@ cdef extern from "zstd.h" nogil:
     ctypedef struct ZSTD_DCtx:
         pass
     size_t ZSTD_decompressDCtx(ZSTD_DCtx *, void *, size_t, const void *, size_t)
+    size_t ZSTD_findFrameCompressedSize(const void *, size_t)
     unsigned ZSTD_isError(size_t code)
 
 cdef extern from "zstd_errors.h" nogil:
     ctypedef enum ZSTD_ErrorCode:
         ZSTD_error_dstSize_tooSmall
+        ZSTD_error_prefix_unknown
+        ZSTD_error_srcSize_wrong
         ZSTD_error_checksum_wrong
         ZSTD_error_dictionary_wrong
         ZSTD_error_memory_allocation
@@ -147,15 +150,22 @@ cdef Status _unzstd(
     const uint8_t *source, size_t source_size, uint8_t *target, size_t target_size
 ) noexcept nogil:
     cdef ZSTD_DCtx *decoder = cpp_zstd_decoder()
-    cdef size_t result
+    cdef size_t result, frames
     cdef ZSTD_ErrorCode error
     if decoder == NULL:
         return NO_MEMORY
-    # All frames of the block, one after the other; bytes after the last one are an error of the library.
+    # All frames of the block, one after the other.
     result = ZSTD_decompressDCtx(decoder, target, target_size, source, source_size)
     if not ZSTD_isError(result):
         return OK if result == target_size else TOO_FEW_BYTES
     error = ZSTD_getErrorCode(result)
+    if error == ZSTD_error_prefix_unknown or error == ZSTD_error_srcSize_wrong:
+        # The library refuses bytes after the last frame; what stands in front of them may be whole.
+        frames = size_of_frames(source, source_size)
+        if 0 < frames < source_size:
+            result = ZSTD_decompressDCtx(decoder, target, target_size, source, frames)
+            if not ZSTD_isError(result) and result == target_size:
+                return TRAILING_BYTES
     if error == ZSTD_error_dstSize_tooSmall:
         return TOO_MANY_BYTES
     if error == ZSTD_error_checksum_wrong:
@@ -163,6 +173,18 @@ cdef Status _unzstd(
     if error == ZSTD_error_dictionary_wrong:
         return DICTIONARY_REQUIRED
     return NO_MEMORY if error == ZSTD_error_memory_allocation else BAD_DATA
+
+
+cdef size_t size_of_frames(const uint8_t *source, size_t size) noexcept nogil:
+    """How many bytes the zstd frames take that stand at the beginning."""
+    cdef size_t at = 0
+    cdef size_t frame
+    while at < size:
+        frame = ZSTD_findFrameCompressedSize(source + at, size - at)
+        if ZSTD_isError(frame):
+            break
+        at += frame
+    return at
 
 
 # ---- the functions behind archivestream.deflate ---------------------------------------------------------------

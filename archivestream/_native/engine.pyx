@@ -19,7 +19,7 @@ from archivestream._native.blocks cimport find_data, run_single
 from archivestream._native.buffers cimport settle_malloc
 from archivestream._native.codecs cimport (
     NOT_NATIVE, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, Status)
-from archivestream._native.plan cimport Columns, Plan, Source, Task, admit, locate
+from archivestream._native.plan cimport LARGEST_PREFIX, Columns, Plan, Source, Task, admit, locate
 from archivestream._native.work cimport PendingRead, Work
 
 
@@ -44,7 +44,7 @@ cdef class Reader:
     largest : int
         Members above this size are refused.
     verify : bool
-        Check the CRC-32 of every block.
+        Check the CRC-32 of every block that is read; `check` always does.
     strict : bool
         Refuse a block with bytes after the end of its compressed stream.
     allow_overlap : bool
@@ -55,6 +55,7 @@ cdef class Reader:
 
     cdef Columns columns
     cdef size_t threads
+    cdef bint verify
     cdef object owners
     cdef list views
     cdef const uint64_t[::1] first_block
@@ -99,7 +100,7 @@ cdef class Reader:
                 source.memory = self._u8(data)
             source += 1
         c.largest = largest
-        c.verify = verify
+        self.verify = verify
         c.strict = strict
         c.allow_overlap = allow_overlap
         self.threads = threads
@@ -154,6 +155,7 @@ cdef class Reader:
         data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> self.columns.size[block])
         memset(&plan, 0, sizeof(plan))
         plan.columns = &self.columns
+        plan.verify = self.verify
         task.target = <uint8_t *> PyBytes_AS_STRING(data)
         with nogil:
             run_single(&plan, &task)
@@ -233,6 +235,7 @@ cdef class Reader:
             raise ValueError("a batch has fewer than 2**32 members")
         work.owners = (self, fetched, owners)
         work.plan.columns = &self.columns
+        work.plan.verify = self.verify
         work.plan.n = n
         work.plan.tasks = <Task *> malloc((n + 1) * sizeof(Task))
         if work.plan.tasks == NULL:
@@ -359,8 +362,10 @@ cdef class Reader:
         cdef int64_t[::1] chosen
         cdef int64_t[::1] targets
         cdef Work work
-        if skip > 4096:
-            raise ValueError("a prefix has at most 4096 bytes")
+        if skip > LARGEST_PREFIX:
+            raise ValueError(f"a prefix has at most {LARGEST_PREFIX} bytes")
+        if n and slot == 0:
+            raise ValueError("the slots are empty")
         for phase in range(2):
             count = (n + 1 - phase) // 2
             if count == 0:
@@ -378,16 +383,16 @@ cdef class Reader:
             work.plan.skip = skip
             work.plan.prefix = &prefix[0] if skip else NULL
             # The prefix must lie within the slot before: beyond it, other threads are at work.
-            if out.shape[0]:
-                work.plan.room = &out[0] + (skip if skip <= slot else <size_t> out.shape[0])
+            work.plan.room = &out[0] + (skip if skip <= slot else <size_t> out.shape[0])
             work.start(self.threads, True)
             work.finish()
             failures += [(2 * f[0] + phase, f[1], f[2], f[3]) for f in work.failures()]
         return sorted(failures)
 
     def check(self, const int64_t[::1] blocks not None, fetched=None):
-        """Decode and verify blocks without keeping them, and return the failures."""
+        """Decode and verify blocks, whatever `verify` says, without keeping them; return the failures."""
         cdef Work work = self._plan(blocks, fetched, None)
+        work.plan.verify = True
         work.start(self.threads, True)
         work.finish()
         return work.failures()

@@ -20,6 +20,11 @@ cdef extern from *:
     void store_span(uint32_t *at, uint32_t span) noexcept nogil
 
 
+cdef enum:
+    LARGEST_PREFIX = 4096       # bytes that `Plan.skip` may leave out
+    LONGEST_EXTRA = 0xFFFF      # bytes of a local extra field
+
+
 # A place to read from. A source with neither a descriptor nor memory is read by the caller, who hands the bytes
 # over with each task.
 cdef struct Source:
@@ -50,7 +55,6 @@ cdef struct Columns:
     const Source *sources
     uint32_t *spans             # how far the data of a block lie behind its local header; 0: not read yet
     uint64_t largest            # limit on the size of a member
-    bint verify
     bint strict                 # compressed bytes after the end of a stream are an error
     bint allow_overlap
 
@@ -80,6 +84,7 @@ cdef struct Plan:
     size_t n
     Group *groups
     size_t n_groups
+    bint verify                 # check the CRC-32
     bint raw                    # keep the compressed bytes: nothing is decoded or checked
     size_t skip                 # leave out so many bytes at the start of each member …
     const uint8_t *prefix       # … which must be these

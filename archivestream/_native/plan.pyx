@@ -27,7 +27,6 @@ cdef enum:
     LARGEST_WORK = 1 << 20      # bytes to decode from one read
     SMALLEST_GROUP = 64 << 10   # less is done sooner than another thread wakes
     SMALLEST_DIRECT = 16 << 10  # stored blocks from here on are read to their place, not through scratch memory
-    LONGEST_EXTRA = 0xFFFF
 
 
 cdef Status admit(const Columns *columns, uint64_t block) noexcept nogil:

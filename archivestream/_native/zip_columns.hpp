@@ -5,19 +5,24 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
-#include <numeric>
 #include <vector>
 
 namespace archivestream {
 
 // Fill `successor` with, for each member, the member whose local header comes next in the file (`none` for
-// the last), and flag the members that share a header with another one of the same name.
+// the last), and flag the members that share a header with another one of the same name. Members with a flag of
+// `elsewhere` lie nowhere in this file: they have no successor, and are none.
 inline void order_members(const std::uint64_t *offsets, const std::uint64_t *name_offsets,
                           const std::uint8_t *names, std::uint32_t n, std::uint32_t *successor,
-                          std::uint16_t *flags, std::uint16_t alias) {
+                          std::uint16_t *flags, std::uint16_t alias, std::uint16_t elsewhere) {
   const std::uint32_t none = UINT32_MAX;
-  std::vector<std::uint32_t> order(n);
-  std::iota(order.begin(), order.end(), 0u);
+  std::vector<std::uint32_t> order;
+  order.reserve(n);
+  for (std::uint32_t i = 0; i < n; ++i) {
+    successor[i] = none;
+    if (!(flags[i] & elsewhere)) order.push_back(i);
+  }
+  n = static_cast<std::uint32_t>(order.size());
   std::sort(order.begin(), order.end(), [=](std::uint32_t a, std::uint32_t b) {
     return offsets[a] != offsets[b] ? offsets[a] < offsets[b] : a < b;
   });

@@ -20,6 +20,7 @@ cpdef enum MemberFlag:
     VERSION_BIT = 0x80          # needs a version of the specification above 6.3
     OTHER_DISK_BIT = 0x100      # begins on another disk
     FORBIDDEN_BITS = 0x1E7      # any of those that make a member unreadable
+    ELSEWHERE_BITS = 0x104      # any of those that mean that its offset is none in this file
 
 
 cdef Status check_local_header(

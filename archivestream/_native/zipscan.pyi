@@ -1,12 +1,10 @@
 from enum import IntEnum
-from typing import Final, final
+from typing import final
 
 from _typeshed import ReadableBuffer
 from typing_extensions import Self
 
 from archivestream._native.buffers import Buffer
-
-MOST_MEMBERS: Final[int]
 
 class MemberFlag(IntEnum):
     ENCRYPTED_BIT = 0x01
@@ -19,6 +17,7 @@ class MemberFlag(IntEnum):
     VERSION_BIT = 0x80
     OTHER_DISK_BIT = 0x100
     FORBIDDEN_BITS = 0x1E7
+    ELSEWHERE_BITS = 0x104
 
 class Fault(IntEnum):
     NONE = 0

@@ -35,11 +35,10 @@ cdef extern from "zip_columns.hpp" namespace "archivestream":
         const uint8_t *raw, size_t size) noexcept nogil
     void cpp_order_members "archivestream::order_members"(
         const uint64_t *offsets, const uint64_t *name_offsets, const uint8_t *names, uint32_t n,
-        uint32_t *successor, uint16_t *flags, uint16_t alias) except + nogil
+        uint32_t *successor, uint16_t *flags, uint16_t alias, uint16_t elsewhere) except + nogil
 
 # Positions of members fit 32 bits, and all ones means none.
 cdef uint64_t MEMBERS_LIMIT = 0xFFFFFFFEULL
-MOST_MEMBERS = MEMBERS_LIMIT
 
 # In a 32-bit or 16-bit field: the value is in the ZIP64 field (4.4.1.4).
 cdef uint32_t SENTINEL32 = 0xFFFFFFFFU
@@ -232,7 +231,8 @@ cdef class DirectoryScanner:
             self.attributes[i] = u32(at + 38)
             self.codec[i] = u16(at + 10)
             self.flags[i] = entry.flags
-            self.in_order = self.in_order and (i == 0 or entry.offset > self.previous)
+            self.in_order = (
+                self.in_order and (i == 0 or entry.offset > self.previous) and not entry.flags & ELSEWHERE_BITS)
             self.previous = entry.offset
             self.count = i + 1
             consumed[0] += entry_size
@@ -252,7 +252,7 @@ cdef class DirectoryScanner:
         if entry.disk != 0:
             entry.flags |= OTHER_DISK_BIT
         # What no file can hold is listed, as empty, and refused when it is read.
-        if entry.size >> 63 or entry.compressed_size >> 63 or not self._shift(&entry.offset):
+        if not self._shift(&entry.offset) or entry.size >> 63 or entry.compressed_size >> 63:
             entry.flags |= OUT_OF_RANGE_BIT
             entry.size = 0
             entry.compressed_size = 0
@@ -333,7 +333,7 @@ cdef class DirectoryScanner:
             columns = {"successor": Buffer.adopt(successor, 4 * <size_t> n)}
             with nogil:
                 cpp_order_members(
-                    self.offset, self.name_offset, self.names, n, successor, self.flags, ALIAS_BIT)
+                    self.offset, self.name_offset, self.names, n, successor, self.flags, ALIAS_BIT, ELSEWHERE_BITS)
         else:
             columns = {}
         columns["size"] = hand_over(<void **> &self.size, 8 * self.count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import glob
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,7 +13,7 @@ import archivestream
 from archivestream.cli.errors import CommandError
 from archivestream.cli.progress import Bar
 from archivestream.paths import expand
-from archivestream.session import MOST_THREADS
+from archivestream.session import MOST_THREADS, check_encoding
 
 __all__ = [
     "ArchivePath",
@@ -30,9 +29,10 @@ __all__ = [
 
 def _check_encoding(name: str | None) -> str | None:
     try:
-        return name if name is None else codecs.lookup(name).name
-    except LookupError:
-        raise typer.BadParameter(f"there is no encoding {name!r}") from None
+        check_encoding(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return name
 
 
 _PATH_HELP = "A ZIP file; a glob or braces, as in train-{000..127}.zip, stand for several."

@@ -62,14 +62,16 @@ def read_index(
         If its directory is larger than the limits allow.
     """
     head = bytes(source.read_at(0, _HEAD))
-    if not _is_tar(head) and zip_format.is_zip(source):  # the last file of a tar may be a ZIP
-        return zip_format.read_index(
+    if not _is_tar(head):  # whose last file may be a ZIP
+        index = zip_format.read_index(
             source,
             strict=strict,
             limits=limits,
             metadata_encoding=metadata_encoding,
             progress=progress,
         )
+        if index is not None:
+            return index
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for offset, signature, what, is_archive in _SIGNATURES:
         begin = text if signature.startswith(b"<") else head

@@ -34,7 +34,7 @@ from archivestream.index import Index
 from archivestream.limits import Limits
 from archivestream.sources import Source
 
-__all__ = ["is_zip", "read_index"]
+__all__ = ["read_index"]
 
 _END = struct.Struct("<4s4H2LH")
 _END_SIGNATURE = b"PK\5\6"
@@ -46,6 +46,7 @@ _LOCAL = struct.Struct("<4s14xL4x2H")  # 4.3.7: signature, compressed size, leng
 _LOCAL_SIGNATURE = b"PK\3\4"
 _INNER_SIGNATURES = b"PK\1\2", b"PK\3\4", b"PK\7\x08"  # directory, member, data descriptor
 _LONGEST_COMMENT = 0xFFFF
+_MOST_HEADERS = 1 << 16  # that are followed one by one
 _CHUNK = 4 << 20
 
 _FAULTS = {
@@ -70,11 +71,6 @@ class Directory:
     disagreements: tuple[str, ...]  # what only strict mode minds
 
 
-def is_zip(source: Source) -> bool:
-    """Whether there is an end of central directory record."""
-    return _find_end(source) is not None
-
-
 def read_index(
     source: Source,
     *,
@@ -82,9 +78,12 @@ def read_index(
     limits: Limits,
     metadata_encoding: str | None,
     progress: Callable[[int, int], object] | None,
-) -> Index:
-    """Read the central directory of a ZIP; see `archivestream.formats.read_index`."""
-    directory = _find_directory(source)
+) -> Index | None:
+    """Read the central directory of a ZIP, or return None; see `archivestream.formats.read_index`."""
+    end = _find_end(source)
+    if end is None:
+        return None
+    directory = _find_directory(source, *end)
     if directory.size > limits.max_index_bytes:
         raise LimitExceededError(
             f"the central directory has {directory.size} bytes, more than "
@@ -117,14 +116,12 @@ def _find_end(source: Source) -> tuple[int, bytes] | None:
     return None if at < 0 else (source.size - size + at, tail[at:])
 
 
-def _find_directory(source: Source) -> Directory:
+def _find_directory(source: Source, at: int, record: bytes) -> Directory:
+    """Find the central directory from the end record, whose bytes and those behind it are given."""
+
     def corrupt(message: str) -> CorruptArchiveError:
         return CorruptArchiveError(message, archive=source.name)
 
-    found = _find_end(source)
-    if found is None:
-        raise corrupt("there is no end of central directory record")
-    at, record = found
     fields = _END.unpack_from(record)
     _, disk, directory_disk, count_here, count, size, offset, comment = fields
     if comment > len(record) - _END.size:
@@ -181,7 +178,9 @@ def _find_directory(source: Source) -> Directory:
 def _lies_in_a_member(source: Source, directory: Directory, first: int) -> bool:
     """Whether the archive that was found, whose first member is at `first`, is itself data of a stored member."""
     at = 0
-    while at < first:
+    for _ in range(_MOST_HEADERS):
+        if at >= first:
+            break
         header = source.read_at(at, _LOCAL.size)
         if len(header) < _LOCAL.size or not header.startswith(_LOCAL_SIGNATURE):
             return False  # something else stands in front, or a whole archive
@@ -287,7 +286,7 @@ def _contains_ascii(encoding: str) -> bool:
     text = bytes(range(128)) + b"\x1b$BF|\x1b(B ~{VPND~} +AGE-"
     try:
         return text.decode(encoding) == text.decode("ascii")
-    except UnicodeDecodeError:
+    except UnicodeError:
         return False
 
 

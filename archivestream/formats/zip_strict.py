@@ -22,6 +22,7 @@ _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ZIP64, _UNICODE_PATH = 0x0001, 0x7075
 _SENTINEL = 0xFFFFFFFF
+_GAP_PIECE = 1 << 20
 _ENCRYPTED, _DESCRIPTOR, _UTF8, _MASKED = 0x0001, 0x0008, 0x0800, 0x2000
 # 4.4.4: bits 7 to 10 are unused; bits 12, 14 and 15 are reserved.
 _RESERVED_FLAGS = 0xD780
@@ -105,12 +106,28 @@ def _check_gaps(source: Source, index: Index, ends: Sequence[int], data_end: int
     offsets = index["offset"].tolist()
     begin = 0
     for offset, end in sorted([*zip(offsets, ends, strict=True), (data_end, data_end)]):
-        if offset - begin >= _LOCAL.size and source.read_at(begin, 4) == b"PK\3\4":
+        hidden = _find_member(source, begin, offset) if offset - begin > _LOCAL.size else -1
+        if hidden >= 0:
             raise CorruptArchiveError(
-                f"strict: at offset {begin} there is a member that the central directory does not list",
+                f"strict: at offset {hidden} there is a member that the central directory does not list",
                 archive=source.name,
             )
         begin = max(begin, end)
+
+
+def _find_member(source: Source, begin: int, end: int) -> int:
+    """Find a local header with room for its data in a part of the file; -1 if there is none."""
+    for at in range(begin, end, _GAP_PIECE):
+        # A header that begins in one piece ends in the next.
+        piece = source.read_at(at, min(_GAP_PIECE + _LOCAL.size - 1, end - at))
+        place = piece.find(b"PK\3\4")
+        while 0 <= place <= len(piece) - _LOCAL.size:
+            _, needed, flags, _, _, _, _, size, _, name, extra = _LOCAL.unpack_from(piece, place)
+            size = 0 if flags & _DESCRIPTOR or size == _SENTINEL else size
+            if name and needed & 0xFF <= 63 and _LOCAL.size + name + extra + size <= end - at - place:
+                return at + place
+            place = piece.find(b"PK\3\4", place + 1)
+    return -1
 
 
 def _check_member(source: Source, index: Index, member: int, record: bytes, data_end: int) -> int:

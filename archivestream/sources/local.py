@@ -7,7 +7,6 @@ import io
 import os
 import stat
 import tempfile
-import threading
 from typing import Any, BinaryIO
 
 from archivestream._native.files import Descriptor
@@ -40,7 +39,6 @@ class LocalSource(Source):
         self.name = path
         self.held = Descriptor(descriptor)
         self.descriptor = descriptor
-        self._lock = threading.Lock()
         self._opened = os.fstat(self.descriptor)
         if not stat.S_ISREG(self._opened.st_mode):
             self.close()
@@ -52,23 +50,11 @@ class LocalSource(Source):
         """Fill a buffer from an offset; return how many bytes there were."""
         done = 0
         while done < len(buffer):
-            if hasattr(os, "preadv"):
-                got = os.preadv(self.descriptor, [buffer[done : done + (1 << 30)]], offset + done)
-            else:
-                data = self._pread(min(len(buffer) - done, 1 << 30), offset + done)
-                got = len(data)
-                buffer[done : done + got] = data
+            got = os.preadv(self.descriptor, [buffer[done : done + (1 << 30)]], offset + done)
             if got == 0:
                 break
             done += got
         return done
-
-    def _pread(self, size: int, offset: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self.descriptor, size, offset)
-        with self._lock:  # Windows: the position belongs to the descriptor
-            os.lseek(self.descriptor, offset, os.SEEK_SET)
-            return os.read(self.descriptor, size)
 
     def change(self) -> str | None:
         """Say how the file differs from when it was opened: what is open, and what stands at its path."""
