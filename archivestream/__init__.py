@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from archivestream import deflate
 from archivestream._version import __version__
 from archivestream.archive import Archive, open
-from archivestream.batch import Batch, PendingBatch, VerifyReport
+from archivestream.batch import Batch, PendingBatch
 from archivestream.errors import (
     ArchiveChangedError,
     ArchiveError,
@@ -29,6 +29,7 @@ from archivestream.errors import (
 from archivestream.limits import Limits
 from archivestream.members import Member
 from archivestream.summary import Summary
+from archivestream.verification import VerifyReport
 
 if TYPE_CHECKING:
     from archivestream.dataset import ArchiveDataset

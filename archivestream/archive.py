@@ -7,7 +7,6 @@ import io
 import operator
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -16,22 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archivestream import extraction, npy
-from archivestream.batch import Batch, PendingBatch, VerifyReport
+from archivestream.batch import Batch, PendingBatch
 from archivestream.errors import ArchiveError
 from archivestream.index import MemberIds
 from archivestream.limits import Limits
 from archivestream.member_io import open_member
 from archivestream.members import Member
-from archivestream.reader import MemberReader, without_frames
 from archivestream.selection import Key, Keys, Names, Selection
 from archivestream.session import MOST_THREADS, Openable, Options, Progress, Session, check_encoding, find_sources
 from archivestream.summary import Summary, summarise
+from archivestream.verification import VerifyReport, verify
 
 __all__ = ["Archive", "Openable", "Progress", "open"]
-
-
-_VERIFY_BYTES = 64 << 20
-_VERIFY_MEMBERS = 8192
 
 
 def open(  # the name that users type: archivestream.open
@@ -371,31 +366,7 @@ class Archive(Sequence[bytes]):
         VerifyReport
             With an exception for each bad member; none is raised.
         """
-        reader = self._shared.reader
-        ids = self._selection.rows(0, len(self))
-        # Declared sizes can be anything: what may not be read counts for nothing.
-        sizes = reader.index["size"][ids]
-        sizes = np.where(sizes <= reader.limits.max_member_bytes, sizes, 0).astype(np.int64)
-        sizes[reader.refused(ids)] = 0
-        ends = np.cumsum(sizes)
-        report = VerifyReport()
-        started = time.perf_counter()
-        begin = 0
-        while begin < len(ids):
-            limit = (int(ends[begin - 1]) if begin else 0) + _VERIFY_BYTES
-            end = max(begin + 1, int(np.searchsorted(ends, limit, side="right")))
-            end = min(end, begin + _VERIFY_MEMBERS)
-            if sizes[begin] > _VERIFY_BYTES:
-                errors = _verify_large(reader, int(ids[begin]))
-            else:
-                errors = reader.check(ids[begin:end])
-            report.errors += [error for _, error in sorted(errors.items())]
-            begin = end
-            if progress is not None:
-                progress(int(ends[end - 1]), int(ends[-1]))
-        report.members, report.bytes = len(ids), int(ends[-1]) if len(ids) else 0
-        report.seconds = time.perf_counter() - started
-        return report
+        return verify(self._shared.reader, self._selection.rows(0, len(self)), progress)
 
     def extract(
         self,
@@ -469,14 +440,3 @@ def _as_bytes(out: Any) -> NDArray[np.uint8] | None:
     if not view.c_contiguous:
         raise ValueError("out is not contiguous")
     return np.frombuffer(view.cast("B"), np.uint8) if view.nbytes else np.empty(0, np.uint8)
-
-
-def _verify_large(reader: MemberReader, member: int) -> dict[int, Exception]:
-    """Verify a member piece by piece, in bounded memory."""
-    try:
-        with open_member(reader, member, verify=True) as contents:
-            while contents.read(1 << 20):
-                pass
-    except ArchiveError as error:
-        return {0: without_frames(error)}
-    return {}

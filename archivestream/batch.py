@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import overload
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from archivestream.reader import PendingMembers
 
-__all__ = ["Batch", "PendingBatch", "VerifyReport"]
+__all__ = ["Batch", "PendingBatch"]
 
 
 class Batch(Sequence[memoryview]):
@@ -72,28 +71,3 @@ class PendingBatch:
         """
         self._pending.wait()
         return Batch(self._pending.data, self._pending.offsets)
-
-
-@dataclass
-class VerifyReport:
-    """What `Archive.verify` found.
-
-    Attributes
-    ----------
-    members, bytes : int
-        How many members were decoded, and how many bytes they hold.
-    seconds : float
-        How long it took.
-    errors : list of Exception
-        One for each bad member, in order; each names the archive and the member.
-    """
-
-    members: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    errors: list[Exception] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every member was good."""
-        return not self.errors

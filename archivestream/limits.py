@@ -40,5 +40,5 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = operator.index(getattr(self, field.name))
-            if not 0 <= value < 1 << 63:
-                raise ValueError(f"Limits.{field.name} must be from 0 to 2**63 - 1, not {value}")
+            if not 0 <= value < 1 << 64:
+                raise ValueError(f"Limits.{field.name} must be from 0 to 2**64 - 1, not {value}")

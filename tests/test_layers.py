@@ -26,7 +26,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("_native",),
     ("index", "sources", "deflate", "members", "fallback", "paths"),
     ("formats",),
-    ("reader", "selection", "batch", "member_io", "extraction", "npy", "summary", "session", "archive"),
+    ("reader", "selection", "batch", "member_io", "extraction", "npy", "verification", "summary", "session", "archive"),
     ("decoding", "dataset"),
     ("__init__",),  # the public names; `dataset` among them on first use only
     ("cli", "__main__"),
