@@ -190,13 +190,13 @@ class Archive(Sequence[bytes]):
         keys : iterable of keys, or array of positions
             As for `read_many`.
         out : writable buffer, optional
-            Contiguous memory of enough bytes, which is filled from its start; default: new memory, aligned to 64
-            bytes.
+            Contiguous memory of enough bytes (of any type: an array, a `bytearray`, a CPU tensor), which is filled
+            from its start; default: new memory, aligned to 64 bytes.
 
         Raises
         ------
-        ValueError
-            If `out` is too small; nothing was written then.
+        ValueError, TypeError
+            If `out` is too small, read-only, not contiguous, or no memory of bytes; nothing was written then.
         ArchiveError
             As `read`, for the first member that is bad; what `out` holds then is undefined.
         """
@@ -408,6 +408,8 @@ class Archive(Sequence[bytes]):
         ArchiveError
             For the first member that is bad, once all good ones are written.
         """
+        if isinstance(keys, str | os.PathLike):
+            raise TypeError("keys are an iterable of keys; the folder is the second argument: extract(path=...)")
         members = self._selection.members(range(len(self)) if keys is None else keys).tolist()
         return extraction.extract(self._shared.reader, members, path, overwrite=overwrite, progress=progress)
 
@@ -434,7 +436,14 @@ def _as_bytes(out: Any) -> NDArray[np.uint8] | None:
     """View the caller's memory as bytes."""
     if out is None:
         return None
-    view = memoryview(out)
+    try:
+        view = memoryview(out)
+    except TypeError:
+        if not hasattr(out, "numpy"):
+            raise
+        view = memoryview(out.numpy())  # a tensor of PyTorch, in the memory of the CPU
+    if np.asarray(view).dtype.hasobject:
+        raise TypeError("out holds Python objects")
     if view.readonly:
         raise ValueError("out is read-only")
     if not view.c_contiguous:

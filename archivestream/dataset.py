@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import pickle
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from archivestream.archive import Archive, Openable, open
 from archivestream.decoding import Decoder, decoder
 from archivestream.errors import ArchiveError
+from archivestream.reader import without_frames
 
 try:
     from torch.utils.data import Dataset
@@ -102,6 +105,25 @@ class ArchiveDataset(Dataset[Any]):
             self._label()
 
     @property
+    def archive(self) -> Archive:
+        """A view of the members that are samples."""
+        if isinstance(self._archive, Exception):
+            raise copy(self._archive)  # a new one: a traceback would keep all that it refers to
+        return self._archive
+
+    @archive.setter
+    def archive(self, archive: Archive) -> None:
+        self._archive: Archive | Exception = archive
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_archive": _Pickled(self.archive)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        carried = state["_archive"]
+        self.__dict__.update(state)
+        self._archive = carried.archive if isinstance(carried, _Pickled) else carried
+
+    @property
     def names(self) -> Sequence[str]:
         """The names of the samples."""
         return self.archive.names
@@ -157,6 +179,27 @@ class ArchiveDataset(Dataset[Any]):
             )
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
         self.targets = np.array([self.class_to_idx[folder] for folder in folders], np.int64)
+
+
+class _Pickled:
+    """An archive whose pickle gives the archive, or what went wrong when it was opened again.
+
+    A worker process that cannot load its dataset ends without a word; one whose dataset raises says why.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle, (pickle.dumps(self.archive),)
+
+
+def _unpickle(data: bytes) -> Archive | Exception:
+    try:
+        archive: Archive = pickle.loads(data)
+    except (ArchiveError, OSError) as error:
+        return without_frames(error)
+    return archive
 
 
 def _files(archive: Archive, extensions: str | Sequence[str] | None, pattern: str | None) -> Archive:

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -39,7 +40,10 @@ def extract(
     members = [members[i] for i in last.values()]
     names = [parts for parts, _ in last]
     root = Path(target)
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(root)) from None
     written, errors = _write_all(reader, members, names, root, overwrite, progress)
     if errors:
         if isinstance(errors[0], ArchiveError):
@@ -122,6 +126,8 @@ def _safe_parts(reader: MemberReader, member: int) -> tuple[str, ...]:
         reason = "a part of the name is empty"
     elif "\\" in name and (os.sep == "\\" or ".." in name.split("\\") or name.startswith("\\")):
         reason = "the name has backslashes"
+    elif not _fits_file_system(name):
+        reason = f"the file system's encoding ({sys.getfilesystemencoding()}) lacks a character of the name"
     if reason is not None:
         raise UnsupportedFeatureError(
             f"refusing to extract: {reason}; read it by its key instead",
@@ -129,6 +135,14 @@ def _safe_parts(reader: MemberReader, member: int) -> tuple[str, ...]:
             member=name,
         )
     return tuple(part for part in parts if part != ".")
+
+
+def _fits_file_system(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _make_folders(root: Path, parts: Sequence[str]) -> None:
@@ -150,18 +164,19 @@ def _write(reader: MemberReader, member: int, path: Path, data: bytes | None, ov
     if not overwrite and os.path.lexists(path):
         raise _exists(path)
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(temporary, flags | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:  # x: through no link
             _copy(reader, member, data, file)
         if overwrite:
             os.replace(temporary, path)  # replaces a link, does not write through it
         else:
             _rename_new(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        anonymous = isinstance(error, OSError) and error.filename in (None, temporary, str(temporary))
+        if anonymous and isinstance(error, OSError) and not isinstance(error, ArchiveError):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say for which file
         raise
 
 

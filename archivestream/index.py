@@ -97,7 +97,7 @@ class Index:
 
     def raw_name(self, member: int) -> bytes:
         """Return the name of a member as its bytes stand in the archive."""
-        if self["flags"][member] & MemberFlag.RAW_NAME_BIT:
+        if int(self["flags"][member]) & MemberFlag.RAW_NAME_BIT:
             row = int(np.searchsorted(self["raw_member"], member))
             begin, end = self["raw_offset"][row : row + 2].tolist()
             return self["raw_names"][begin:end].tobytes()

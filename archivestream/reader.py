@@ -178,7 +178,7 @@ class MemberReader:
         self._read = self._native.read
         self.npy_headers: dict[int, bytes] = {}  # seen by `archivestream.npy`, by the size of their member
         self._has_foreign = not all(source.is_native for source in self.sources)
-        self._has_fallbacks = bool(np.isin(index["codec"], list(FALLBACKS)).any())
+        self._has_fallbacks = bool(np.isin(index["codec"], [int(codec) for codec in FALLBACKS]).any())
 
     def read(self, member: int) -> bytes:
         """Return the bytes of one member."""

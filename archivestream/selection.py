@@ -98,8 +98,10 @@ class Selection:
                 self.position(key)  # before memory is taken for them all
             places = np.arange(keys.start, keys.stop, keys.step, dtype=np.int64)
         else:
+            if hasattr(keys, "__array__"):  # tensors, too
+                keys = np.asarray(keys)
             if not isinstance(keys, np.ndarray) or keys.dtype.kind in "USO":
-                keys = keys if isinstance(keys, list) else list(keys)
+                keys = keys if isinstance(keys, list) else keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
                 if keys and isinstance(keys[0], bool | np.bool_):
                     keys = np.asarray(keys)
                 else:

@@ -15,7 +15,11 @@ from archivestream.selection import Names, Selection
 
 __all__ = ["Summary", "summarise"]
 
-_UNSUPPORTED = MemberFlag.PATCHED_BIT | MemberFlag.VERSION_BIT | MemberFlag.OTHER_DISK_BIT
+# Plain numbers: where NumPy meets an enumeration, it looks for attributes that are not there, and loses the
+# KeyboardInterrupt that may come meanwhile.
+_ENCRYPTED = int(MemberFlag.ENCRYPTED_BIT)
+_UNSUPPORTED = int(MemberFlag.PATCHED_BIT | MemberFlag.VERSION_BIT | MemberFlag.OTHER_DISK_BIT)
+_HANDLED = [int(codec) for codec in (*NATIVE_METHODS, *FALLBACKS)]
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,8 @@ def summarise(selection: Selection) -> Summary:
     index, names = selection.index, Names(selection)
     rows = selection.rows(0, len(selection))
     size, codec, flags = index["size"][rows], index["codec"][rows], index["flags"][rows]
-    encrypted = flags & MemberFlag.ENCRYPTED_BIT != 0
-    unsupported = ~np.isin(codec, [*NATIVE_METHODS, *FALLBACKS]) | (flags & _UNSUPPORTED != 0)
+    encrypted = flags & _ENCRYPTED != 0
+    unsupported = ~np.isin(codec, _HANDLED) | (flags & _UNSUPPORTED != 0)
     methods, counts = np.unique(codec, return_counts=True)
     extensions = Counter(posixpath.splitext(name)[1].lower() for name in names if not name.endswith("/"))
     files = extensions.total()

@@ -301,7 +301,7 @@ def _decode_names(columns: dict[str, Any], encoding: str, source: Source) -> Non
     pieces: list[bytes] = []
     kept = 0
     for row, member in enumerate(members.tolist()):
-        if flags[member] & MemberFlag.UTF8_BIT:
+        if int(flags[member]) & MemberFlag.UTF8_BIT:
             continue
         raw = raw_names[raw_offsets[row] : raw_offsets[row + 1]].split(b"\0")[0]
         try:

@@ -34,6 +34,8 @@ def demo(
     and train the same network from the same weights; so both come to the same
     accuracy, and only the time differs.
     """
+    if archive is not None:
+        archive.stat()  # one file, and no pattern: zipfile reads it, too
     with Console(stderr=True).status("Importing PyTorch"):
         _require("PIL", *(() if archive else ("sklearn",)), "torch")
         from archivestream.cli.demo import comparison, images

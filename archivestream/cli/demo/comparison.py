@@ -27,6 +27,7 @@ from archivestream.cli.demo.training import (
     make_loader,
     make_network,
     train,
+    warm_up,
 )
 from archivestream.cli.text import printable
 from archivestream.dataset import ArchiveDataset
@@ -87,6 +88,7 @@ def run(path: Path, size: int, settings: Settings) -> None:
         ),
     ]
     trained: dict[str, list[Epoch]] = {}
+    warm_up(_make_network(size, len(images.classes), settings.seed), size)
     for reader in list(readers):
         network = _make_network(size, len(images.classes), settings.seed)
         try:

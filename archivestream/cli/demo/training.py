@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from archivestream.cli.progress import Bar
 
-__all__ = ["Epoch", "Loader", "Settings", "loading_rate", "make_loader", "make_network", "train"]
+__all__ = ["Epoch", "Loader", "Settings", "loading_rate", "make_loader", "make_network", "train", "warm_up"]
 
 Loader: TypeAlias = DataLoader[Any]
 
@@ -104,13 +104,25 @@ def _train_epoch(network: nn.Module, images: Loader, optimizer: torch.optim.Opti
     losses = []
     with Bar("training", count_bytes=False) as bar:
         for number, (samples, labels) in enumerate(images, 1):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(network(samples), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            losses.append(loss.item())
+            losses.append(_train_batch(network, optimizer, samples, labels))
             bar(number, len(images))
     return sum(losses) / len(losses)
+
+
+def _train_batch(
+    network: nn.Module, optimizer: torch.optim.Optimizer, samples: torch.Tensor, labels: torch.Tensor
+) -> float:
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(network(samples), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
+
+
+def warm_up(network: nn.Module, size: int) -> None:
+    """Train on a batch of nothing: what PyTorch does once is no part of any reader's time."""
+    optimizer = torch.optim.AdamW(network.parameters(), _LEARNING_RATE)
+    _train_batch(network, optimizer, torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.long))
 
 
 @torch.no_grad()
