@@ -21,6 +21,7 @@ __all__ = ["open_member"]
 # Up to this size a member is decoded at once, by the engine; above, piece by piece.
 _WHOLE = 16 << 20
 _PIECE = 1 << 20
+_SMALL_PIECE = 4096
 _MOST_WINDOW = 1 << 31  # of zstd, on 64 bits
 
 
@@ -239,21 +240,36 @@ def _inflate(pieces: Iterator[bytes], strict: bool) -> Iterator[bytes]:
 def _unzstd(pieces: Iterator[bytes], size: int, max_window: int, strict: bool) -> Iterator[bytes]:
     # A window is filled as the member is decoded, and never beyond its size.
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW if size <= max_window else max_window)
-    stream = decompressor.stream_reader(io.BufferedReader(_Readable(pieces)), read_across_frames=True)
-    decoded = 0
-    while True:
-        try:
-            data = stream.read(_PIECE)
-        except zstandard.ZstdError as error:
-            if decoded != size:
-                raise
-            if strict:
-                raise _Bad(Status.TRAILING_BYTES) from error
-            break
-        if not data:
-            break
-        decoded += len(data)
-        yield data
+    decoded = begin = 0  # of all frames, and of those before this one
+    frame = decompressor.decompressobj()
+    finished = True
+    for data in _small(pieces):
+        while data:
+            finished = False
+            try:
+                piece = frame.decompress(data)
+            except zstandard.ZstdError as error:
+                if begin != size:
+                    raise
+                if strict:
+                    raise _Bad(Status.TRAILING_BYTES) from error
+                return
+            decoded += len(piece)
+            yield piece
+            data = frame.unused_data
+            if frame.eof:
+                frame, finished, begin = decompressor.decompressobj(), True, decoded
+    if not finished and begin != size:
+        raise _Bad(Status.BAD_DATA)
+    if not finished and strict:
+        raise _Bad(Status.TRAILING_BYTES)  # fewer than the header of a frame has
+
+
+def _small(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Cut pieces up, for a decoder that cannot be stopped: 4 bytes of zstd can stand for 128 KiB."""
+    for piece in pieces:
+        for at in range(0, len(piece), _SMALL_PIECE):
+            yield piece[at : at + _SMALL_PIECE]
 
 
 def _fall_back(codec: int, pieces: Iterator[bytes], size: int, max_window: int, strict: bool) -> Iterator[bytes]:
@@ -274,21 +290,3 @@ def _fall_back(codec: int, pieces: Iterator[bytes], size: int, max_window: int, 
         raise _Bad(Status.BAD_DATA)
     if strict and decompressor.eof and (decompressor.unused_data or next(pieces, b"")):
         raise _Bad(Status.TRAILING_BYTES)
-
-
-class _Readable(io.RawIOBase):
-    """An iterator of pieces, as the file object that zstandard reads from."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        if not self._rest:
-            self._rest = next(self._pieces, b"")
-        data, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
-        memoryview(buffer)[: len(data)] = data
-        return len(data)

@@ -624,3 +624,39 @@ def test_no_bar_for_what_is_quick_or_not_watched(
         bar.begin("second")
         bar(10, 10)
     assert stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("command", ["ls", "info", "verify", "cat"])
+def test_streams_that_are_closed(tmp_path: Path, command: str) -> None:
+    """As of a daemon: what is opened instead does not become the terminal of the program."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as writer:
+        writer.writestr("a", b"contents")
+    program = f"{sys.executable} -m archivestream {command} {path} " + ("a " if command == "cat" else "")
+    for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-"):
+        done = subprocess.run(program + closed, shell=True, env=ENVIRONMENT, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
+    done = subprocess.run(
+        program.replace(str(path), "missing.zip") + "2>&-", shell=True, env=ENVIRONMENT, capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_extract_that_is_ended_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    path = write_repeated(tmp_path / "long.zip", 40, 40 << 20)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "archivestream", "extract", str(path), "-C", str(tmp_path / "out")], env=ENVIRONMENT
+    )
+    while not list((tmp_path / "out").glob(".*.part")):
+        time.sleep(0.001)
+    process.send_signal(number)
+    assert process.wait() == 128 + number
+    assert not list((tmp_path / "out").glob(".*.part"))
+
+
+@pytest.mark.parametrize("option", [("--encoding", "hex"), ("--encoding", "none-such"), ("--threads", "5000")])
+def test_values_that_no_option_has(tmp_path: Path, option: tuple[str, str]) -> None:
+    result = invoke("verify", tmp_path / "a.zip", *option)
+    assert result.exit_code == 2
+    assert option[0] in result.stderr or option[1] in result.stderr

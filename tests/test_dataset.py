@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
+import struct
 import threading
 import zipfile
 from collections.abc import Callable, Iterable
@@ -543,3 +545,33 @@ def test_a_closed_archive(path: Path) -> None:
     for call in (lambda: dataset[0], lambda: dataset.__getitems__([0]), lambda: pickle.dumps(dataset)):
         with pytest.raises(ValueError, match="closed"):
             call()
+
+
+@pytest.mark.parametrize("change", ["truncate", "replace", "delete"])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_archive_that_changed_before_the_workers_began(tmp_path: Path, change: str, method: str) -> None:
+    """What a worker finds reaches the training loop as itself."""
+    path = tmp_path / "changes.zip"
+    path.write_bytes(make_zip(FILES))
+    dataset = ArchiveDataset(path)
+    assert dataset[0] == SAMPLES[0]
+    if change == "truncate":
+        os.truncate(path, 1000)
+    elif change == "replace":
+        os.replace(Path(shutil.copy(__file__, tmp_path / "other")), path)
+    else:
+        path.unlink()
+    loader = DataLoader(dataset, 20, num_workers=1, multiprocessing_context=method)
+    if method == "fork" and change != "truncate":
+        assert len(list(loader)) == 3  # what is open is still whole
+        return
+    expected = FileNotFoundError if change == "delete" else (archivestream.ArchiveChangedError, CorruptArchiveError)
+    with pytest.raises(expected):
+        list(loader)
+
+
+def test_images_that_make_pillow_fail_in_its_own_ways() -> None:
+    dds = b"DDS " + struct.pack("<7I", 124, 0x1007, 4, 4, 0, 0, 0) + bytes(44) + struct.pack("<2I4s", 32, 4, b"XXXX")
+    dataset = ArchiveDataset(make_zip({"a.dds": dds + bytes(200)}), decode="image")
+    with pytest.raises(CorruptArchiveError, match=r"a\.dds"):
+        dataset[0]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -269,6 +271,65 @@ def test_file_and_folder_of_one_name(around: Path, names: list[str], overwrite: 
     with pytest.raises(OSError, match="x"):
         archive_of(*names).extract(path=around / "target", overwrite=overwrite)
     assert not [name for name in tree(around / "target") if name.endswith(".part")]
+
+
+def test_a_file_is_not_lost_to_a_folder(around: Path) -> None:
+    archive = archivestream.open(make(Entry(b"b", b"precious"), Entry(b"b/", b"")))
+    with pytest.raises(NotADirectoryError):
+        archive.extract(path=around / "target")
+    assert (around / "target" / "b").read_bytes() == b"precious"
+
+
+def test_folder_in_place_of_keys(around: Path) -> None:
+    for wrong in (str(around / "target"), around / "target"):
+        with pytest.raises(TypeError, match="path="):
+            archive_of("a").extract(wrong)  # type: ignore[arg-type]
+
+
+def test_names_that_the_file_system_cannot_have(around: Path) -> None:
+    root = str(Path(archivestream.__file__).parents[1])
+    (around / "target" / "x.zip").write_bytes(make(Entry(b"a"), Entry("é.txt".encode(), flags=0x0800)))
+    program = "import archivestream; archivestream.open('x.zip').extract()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=around / "target",
+        env={"PYTHONPATH": root, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert "UnsupportedFeatureError" in done.stderr
+    assert os.listdir(around / "target") == ["x.zip"]
+
+
+# A file that was just opened is closed by its last reference, and Python says so.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_interrupts_leave_nothing(around: Path) -> None:
+    """Ctrl-C at any moment, many times over: no file by halves, no descriptor, and none of them is lost."""
+    archive = archive_of(*(f"{i:03}" for i in range(300)))
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        raise KeyboardInterrupt
+
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for attempt in range(60):
+            interrupts = 0
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.002 + attempt / 4000)
+                archive.extract(path=around / "target", overwrite=True)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                assert interrupts == 0, "it was lost"
+            except KeyboardInterrupt:
+                pass
+            assert not [name for name in os.listdir(around / "target") if name.endswith(".part")]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    if before:
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_target_that_is_a_file(around: Path) -> None:

@@ -78,3 +78,20 @@ def test_huge_sizes_take_no_memory() -> None:
     )
     assert (done.stdout, done.returncode) == ("refused\n", 0), done.stderr
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 << 20  # KiB
+
+
+@pytest.mark.parametrize("name", ["max_member_bytes", "max_members", "max_index_bytes", "max_window_bytes"])
+def test_values_that_are_none(name: str) -> None:
+    for wrong in (-1, 2**64):
+        with pytest.raises(ValueError, match=name):
+            Limits(**{name: wrong})
+    with pytest.raises(TypeError):
+        Limits(**{name: 1.5})  # type: ignore[arg-type]
+
+
+def test_errors_name_the_limit(path: Path) -> None:
+    with (
+        archivestream.open(path, limits=Limits(max_member_bytes=10)) as archive,
+        pytest.raises(archivestream.LimitExceededError, match="max_member_bytes = 10"),
+    ):
+        archive[0]

@@ -414,3 +414,57 @@ def test_memory_does_not_depend_on_the_size(tmp_path: Path, method: int) -> None
     path = tmp_path / "large.zip"
     run(WRITE, method, path)
     assert int(run(MEASURE, path, tmp_path / "out")) < 40_000, "kilobytes, for 100 MB"
+
+
+@pytest.mark.usefixtures("low_threshold")
+@pytest.mark.parametrize("method", METHODS)
+def test_what_proved_bad_is_not_read_again(open_as: OpenAs, method: int) -> None:
+    archive = open_as(make(Entry(b"x", LINES, method, crc=1)))
+    with archive.open_member("x") as member:
+        for _ in range(3):
+            with pytest.raises(CorruptArchiveError, match="CRC"):
+                consume(member, "read")
+        member.seek(0)
+        with pytest.raises(CorruptArchiveError, match="CRC"):
+            member.read(10)
+
+
+@pytest.mark.usefixtures("low_threshold")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", [10, LOW + 1])
+def test_verify_checks_whatever_was_asked_for(
+    open_as: OpenAs, monkeypatch: pytest.MonkeyPatch, method: int, size: int
+) -> None:
+    monkeypatch.setattr("archivestream.verification._BATCH_BYTES", LOW)
+    archive = open_as(make(Entry(b"x", LINES[:size], method, crc=1)), verify=False)
+    assert archive["x"] == LINES[:size]
+    assert archive.testzip() == "x"
+    assert len(archive.verify().errors) == 1
+
+
+@pytest.mark.usefixtures("low_threshold")
+@pytest.mark.parametrize("size", [10, LOW + 1])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_bytes_after_the_last_frame_of_zstd(open_as: OpenAs, size: int, frames: int) -> None:
+    data = LINES[: size * frames]
+    payload = b"".join(zstandard.compress(data[i * size : (i + 1) * size]) for i in range(frames))
+    for junk in (b"j", b"junk and more"):
+        made = make(Entry(b"x", data, ZSTD, payload=payload + junk))
+        archive = open_as(made)
+        assert archive["x"] == archive.open_member("x").read() == archive.read_many(["x"])[0] == data
+        with pytest.raises(CorruptArchiveError, match="end before"):
+            open_as(made, strict=True)["x"]
+        with pytest.raises(CorruptArchiveError, match="end before"):
+            open_as(made, strict=True).open_member("x").read()
+
+
+@pytest.mark.usefixtures("low_threshold")
+def test_a_window_is_no_larger_than_its_member(open_as: OpenAs) -> None:
+    parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=28, write_content_size=0)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    payload = compressor.compress(LINES) + compressor.flush()
+    archive = open_as(make(Entry(b"x", LINES, ZSTD, payload=payload)))
+    assert archive["x"] == archive.open_member("x").read() == LINES
+    small = open_as(make(Entry(b"x", LINES, ZSTD, payload=payload)), limits=Limits(max_window_bytes=1 << 18))
+    with pytest.raises(LimitExceededError, match="max_window_bytes = 262144"):
+        small.open_member("x").read()

@@ -726,3 +726,64 @@ def test_keys(path: Path) -> None:
             archive.read_batch([2], bytes(5))
         with pytest.raises(ValueError, match="from 1 to 1024"):
             archivestream.open(path, threads=0)
+
+
+def test_tensors_as_keys_and_as_memory(path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    archive = archivestream.open(path)
+    assert list(archive.select(torch.tensor([True, False, True]))) == [CONTENTS[0], CONTENTS[2]]
+    assert archive.read_many(torch.tensor([2, 0])) == [CONTENTS[2], CONTENTS[0]]
+    with pytest.raises(IndexError, match="mask"):
+        archive.read_many(torch.tensor([True, False]))
+    with pytest.raises(TypeError, match="row"):
+        archive.read_many(torch.tensor([[0], [1]]))
+    out = torch.zeros(len(CONTENTS[0]) + 5, dtype=torch.uint8)
+    batch = archive.read_batch([0], out=out)
+    assert bytes(batch[0]) == bytes(out[: len(CONTENTS[0])].numpy()) == CONTENTS[0]
+    assert archive.read_many(np.array([b"c", b"a"])) == [CONTENTS[2], CONTENTS[0]]
+
+
+@pytest.mark.parametrize("kind", [object, np.dtype([("a", "u1"), ("b", object)])])
+def test_memory_of_objects_is_no_memory(path: Path, kind: type) -> None:
+    archive = archivestream.open(path)
+    for read in (archive.read_batch, archive.submit):
+        with pytest.raises(TypeError, match="objects"):
+            read([0], np.zeros(9999, kind))
+
+
+@pytest.mark.parametrize("name", ["none-such", "hex", "rot13", "undefined"])
+def test_encodings_that_are_none(path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        archivestream.open(path, metadata_encoding=name)
+
+
+def test_errors_keep_what_they_know(path: Path) -> None:
+    file = Failing(ARCHIVE, 10**6, OSError(5, "Input/output error"))
+    archive = archivestream.open(file)
+    file.reads = 0
+    with pytest.raises(SourceError) as caught:
+        archive["a"]
+    assert caught.value.errno == 5
+    caught.value.others = [CorruptArchiveError("more", archive="x", member="y")]
+    for again in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
+        assert (type(again), str(again), again.errno) == (SourceError, str(caught.value), 5)
+        assert [str(other) for other in again.others] == ["x: member 'y': more"]
+
+
+def test_opening_takes_few_reads_whatever_stands_in_front(path: Path) -> None:
+    """Headers of members that are listed nowhere are not all followed."""
+    local = Entry(b"", b"").local()
+    file = Failing(local * 300_000 + ARCHIVE, 10**6, OSError(5, "Input/output error"))
+    assert list(archivestream.open(file)) == CONTENTS
+    assert file.reads > 10**6 - 70_000
+
+
+def test_what_no_file_holds_harms_no_neighbour() -> None:
+    """Neither a member of an impossible size nor one on another disk says where another ends."""
+    for wrong in ({"size": 2**63, "zip64": ("size",)}, {"disk": 3, "offset": 70}):
+        data = Zip([Entry(b"a", bytes(300)), Entry(b"b", **wrong), Entry(b"c")], prefix=bytes(50)).build()  # type: ignore[arg-type]
+        archive = archivestream.open(data)
+        assert archive["a"] == bytes(300)
+        assert archive["c"] == Entry().data
+        with pytest.raises(ArchiveError, match="'b'"):
+            archive["b"]

@@ -12,6 +12,7 @@ import random
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -500,3 +501,17 @@ def test_numpy_sees_what_zipfile_writes(open_as: OpenAs) -> None:
     archive = open_as(buffer.getvalue(), strict=True)
     assert archive.namelist() == ["x.npy", "y.npy"]
     assert np.array_equal(archive.read_arrays(["y.npy"])[0], np.eye(3))
+
+
+@pytest.mark.parametrize("junk", [b"", b"\0", b"x" * 99, bytes((1 << 20) - 7), bytes((1 << 20) + 7)], ids=len)
+def test_strict_finds_members_that_are_not_listed(open_as: OpenAs, junk: bytes) -> None:
+    hidden = junk + Entry(b"hidden", b"hidden").local() + b"after"
+    data = Zip([A, replace(B, gap=hidden)]).build()
+    assert open_as(data).namelist() == ["a.txt", "b.txt"]
+    with pytest.raises(CorruptArchiveError, match="does not list"):
+        open_as(data, strict=True)
+
+
+def test_strict_minds_no_mark_alone(open_as: OpenAs) -> None:
+    data = Zip([A, replace(B, gap=b"PK\3\4 is how one begins" * 3)]).build()
+    assert len(open_as(data, strict=True)) == 2
