@@ -310,6 +310,8 @@ def test_slots_that_do_not_fit() -> None:
         reader.read_slots(blocks(0), out, b"abc")
     with pytest.raises(ValueError, match="4096"):
         reader.read_slots(blocks(0), out, bytes(4097))
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
 
 
 # Reads
