@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archivestream import extraction, npy
-from archivestream.batch import Batch, PendingBatch
+from archivestream.batch import Batch, PendingBatch, as_bytes
 from archivestream.errors import ArchiveError
 from archivestream.index import MemberIds
 from archivestream.limits import Limits
@@ -200,7 +200,7 @@ class Archive(Sequence[bytes]):
         ArchiveError
             As `read`, for the first member that is bad; what `out` holds then is undefined.
         """
-        return Batch(*self._shared.reader.read_batch(self._selection.members(keys), _as_bytes(out)))
+        return Batch(*self._shared.reader.read_batch(self._selection.members(keys), as_bytes(out)))
 
     def submit(self, keys: Keys, out: Any = None) -> PendingBatch:
         """Begin a `read_batch` in the background and return at once.
@@ -221,7 +221,7 @@ class Archive(Sequence[bytes]):
             At once for the first member that the directory alone shows to be unreadable, and from
             `PendingBatch.result` for what reading shows.
         """
-        return PendingBatch(self._shared.reader.submit(self._selection.members(keys), _as_bytes(out)))
+        return PendingBatch(self._shared.reader.submit(self._selection.members(keys), as_bytes(out)))
 
     def read_arrays(self, keys: Keys, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return ``.npy`` members of one shape and type as one array, decoded to their places in it.
@@ -430,22 +430,3 @@ class Archive(Sequence[bytes]):
 def _restore(shared: Session, ids: MemberIds | None) -> Archive:
     """Make an archive or a view anew where its pickle is loaded."""
     return Archive(shared, Selection(shared.reader.index, shared.names[0], ids))
-
-
-def _as_bytes(out: Any) -> NDArray[np.uint8] | None:
-    """View the caller's memory as bytes."""
-    if out is None:
-        return None
-    try:
-        view = memoryview(out)
-    except TypeError:
-        if not hasattr(out, "numpy"):
-            raise
-        view = memoryview(out.numpy())  # a tensor of PyTorch, in the memory of the CPU
-    if "O" in re.sub(":[^:]*:", "", view.format):  # PEP 3118: a pointer to one; names stand between colons
-        raise TypeError("out holds Python objects")
-    if view.readonly:
-        raise ValueError("out is read-only")
-    if not view.c_contiguous:
-        raise ValueError("out is not contiguous")
-    return np.frombuffer(view.cast("B"), np.uint8) if view.nbytes else np.empty(0, np.uint8)

@@ -1,16 +1,17 @@
-"""What reading many members gives: batches, pending ones, and reports."""
+"""Batches: what reading many members gives, and the memory that it goes to."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archivestream.reader import PendingMembers
 
-__all__ = ["Batch", "PendingBatch"]
+__all__ = ["Batch", "PendingBatch", "as_bytes"]
 
 
 class Batch(Sequence[memoryview]):
@@ -71,3 +72,28 @@ class PendingBatch:
         """
         self._pending.wait()
         return Batch(self._pending.data, self._pending.offsets)
+
+
+def as_bytes(out: Any) -> NDArray[np.uint8] | None:
+    """View the caller's memory as bytes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is read-only, not contiguous, holds Python objects, or is no memory.
+    """
+    if out is None:
+        return None
+    try:
+        view = memoryview(out)
+    except TypeError:
+        if not hasattr(out, "numpy"):
+            raise
+        view = memoryview(out.numpy())  # a tensor of PyTorch, in the memory of the CPU
+    if "O" in re.sub(":[^:]*:", "", view.format):  # PEP 3118: a pointer to one; names stand between colons
+        raise TypeError("out holds Python objects")
+    if view.readonly:
+        raise ValueError("out is read-only")
+    if not view.c_contiguous:
+        raise ValueError("out is not contiguous")
+    return np.frombuffer(view, np.uint8) if view.nbytes else np.empty(0, np.uint8)

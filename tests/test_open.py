@@ -743,6 +743,18 @@ def test_tensors_as_keys_and_as_memory(path: Path) -> None:
     assert archive.read_many(np.array([b"c", b"a"])) == [CONTENTS[2], CONTENTS[0]]
 
 
+@pytest.mark.parametrize("kind", ["c16", ">f4", "M8[s]", np.dtype([("One", "u1"), ("b", "f8", 3)])])
+def test_memory_of_any_other_type(path: Path, kind: str) -> None:
+    archive = archivestream.open(path)
+    try:
+        out = np.zeros((20, 5), kind)
+        archive.read_batch([0], out)
+    except ValueError:
+        assert kind == "M8[s]"  # NumPy offers no buffer of it
+        return
+    assert out.tobytes().startswith(CONTENTS[0])
+
+
 @pytest.mark.parametrize("kind", [object, np.dtype([("a", "u1"), ("b", object)])])
 def test_memory_of_objects_is_no_memory(path: Path, kind: type) -> None:
     archive = archivestream.open(path)
