@@ -97,12 +97,9 @@ DIRECTIVES = {
 
 # No -march: the libraries choose their code at run time, and a wheel must run everywhere.
 # The linker drops the sections that nothing uses.
-if sys.platform == "win32":
-    C_FLAGS, CPP_FLAGS, LINK_FLAGS = ["/O2"], ["/std:c++17", "/O2"], []
-else:
-    C_FLAGS = ["-O2", "-g0", "-w", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"]
-    CPP_FLAGS = ["-std=c++17", "-O2", "-g1", "-fvisibility=hidden"]
-    LINK_FLAGS = ["-Wl,-dead_strip" if sys.platform == "darwin" else "-Wl,--gc-sections"]
+C_FLAGS = ["-O2", "-g0", "-w", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"]
+CPP_FLAGS = ["-std=c++17", "-O2", "-g1", "-fvisibility=hidden"]
+LINK_FLAGS = ["-Wl,-dead_strip" if sys.platform == "darwin" else "-Wl,--gc-sections"]
 
 
 def third_party() -> None:
@@ -259,8 +256,6 @@ class BuildExtensions(build_ext):
         """Return the flags that keep all symbols but the entry point inside an extension."""
         if sys.platform == "darwin":
             return ["-Wl,-exported_symbol,_PyInit_*"]
-        if sys.platform == "win32":
-            return []  # nothing is exported unless it says so
         script = Path(self.build_temp) / "exports.map"
         script.parent.mkdir(parents=True, exist_ok=True)
         script.write_text("{ global: PyInit_*; local: *; };\n")

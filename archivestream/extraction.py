@@ -174,8 +174,8 @@ def _write(reader: MemberReader, member: int, path: Path, data: bytes | None, ov
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        anonymous = isinstance(error, OSError) and error.filename in (None, temporary, str(temporary))
-        if anonymous and isinstance(error, OSError) and not isinstance(error, ArchiveError):
+        unhelpful = (None, temporary, str(temporary))
+        if isinstance(error, OSError) and not isinstance(error, ArchiveError) and error.filename in unhelpful:
             raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say for which file
         raise
 

@@ -101,7 +101,7 @@ class Selection:
             if hasattr(keys, "__array__"):  # tensors, too
                 keys = np.asarray(keys)
             if not isinstance(keys, np.ndarray) or keys.dtype.kind in "USO":
-                keys = keys if isinstance(keys, list) else keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
+                keys = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
                 if keys and isinstance(keys[0], bool | np.bool_):
                     keys = np.asarray(keys)
                 else:

@@ -571,7 +571,7 @@ def test_an_archive_that_changed_before_the_workers_began(tmp_path: Path, change
 
 
 def test_images_that_make_pillow_fail_in_its_own_ways() -> None:
-    dds = b"DDS " + struct.pack("<7I", 124, 0x1007, 4, 4, 0, 0, 0) + bytes(44) + struct.pack("<2I4s", 32, 4, b"XXXX")
+    dds = b"DDS " + struct.pack("<7I", 124, 0x1007, 4, 4, 0, 0, 0) + bytes(44) + struct.pack("<2I4s", 32, 4, b"none")
     dataset = ArchiveDataset(make_zip({"a.dds": dds + bytes(200)}), decode="image")
     with pytest.raises(CorruptArchiveError, match=r"a\.dds"):
         dataset[0]

@@ -14,9 +14,7 @@ cdef extern from *:
     #include <atomic>
     #include <cstdint>
     #include <cstdlib>
-    #ifndef _WIN32
     #include <sys/mman.h>
-    #endif
 
     namespace archivestream {
 
@@ -29,23 +27,17 @@ cdef extern from *:
 
     // Large blocks do not go through malloc: given back, they must leave the process, and leave no holes.
     inline void *allocate(std::size_t size) {
-    #ifdef _WIN32
-      return std::malloc(size);
-    #else
       void *memory = nullptr;
       if (size < kSmallestMapped) return posix_memalign(&memory, kAlignment, size) == 0 ? memory : nullptr;
       memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       return memory == MAP_FAILED ? nullptr : memory;
-    #endif
     }
 
     inline void release(void *memory, std::size_t size) {
-    #ifndef _WIN32
       if (size >= kSmallestMapped) {
         munmap(memory, size);
         return;
       }
-    #endif
       std::free(memory);
     }
 

@@ -4,15 +4,9 @@ cimport cython
 
 cdef extern from *:
     """
-    #ifdef _WIN32
-    #include <io.h>
-    #define archivestream_close _close
-    #else
     #include <unistd.h>
-    #define archivestream_close close
-    #endif
     """
-    int cpp_close "archivestream_close"(int number) nogil
+    int cpp_close "close"(int number) nogil
 
 
 @cython.final

@@ -5,13 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#ifdef _WIN32
-#include <io.h>
-#include <windows.h>
-#else
 #include <sys/uio.h>
 #include <unistd.h>
-#endif
 
 namespace archivestream {
 
@@ -25,33 +20,20 @@ inline std::int64_t read_at(int fd, void *into, std::size_t size, std::uint64_t 
   std::size_t done = 0;
   while (done < size) {
     const std::size_t want = size - done < kLargestRead ? size - done : kLargestRead;
-#ifdef _WIN32
-    OVERLAPPED at = {};
-    at.Offset = static_cast<DWORD>(offset + done);
-    at.OffsetHigh = static_cast<DWORD>((offset + done) >> 32);
-    DWORD got = 0;
-    if (!ReadFile(reinterpret_cast<HANDLE>(_get_osfhandle(fd)), to + done, static_cast<DWORD>(want), &got, &at)) {
-      if (GetLastError() == ERROR_HANDLE_EOF) break;
-      errno = EIO;
-      return -1;
-    }
-#else
     const ssize_t got = pread(fd, to + done, want, static_cast<off_t>(offset + done));
     if (got < 0) {
       if (errno == EINTR) continue;
       return -1;
     }
-#endif
     if (got == 0) break;
     done += static_cast<std::size_t>(got);
   }
   return static_cast<std::int64_t>(done);
 }
 
-// The same, into two places one after the other, with one system call where the platform has it.
+// The same, into two places one after the other, mostly with one system call.
 inline std::int64_t read_at_2(int fd, void *first, std::size_t first_size, void *second,
                               std::size_t second_size, std::uint64_t offset) {
-#ifndef _WIN32
   if (first_size + second_size <= kLargestRead) {
     iovec parts[2] = {{first, first_size}, {second, second_size}};
     ssize_t got;
@@ -62,7 +44,6 @@ inline std::int64_t read_at_2(int fd, void *first, std::size_t first_size, void 
     if (static_cast<std::size_t>(got) == first_size + second_size || got == 0) return got;
     // A short read, at the end of the file or by a signal: the loops below settle which.
   }
-#endif
   const std::int64_t head = read_at(fd, first, first_size, offset);
   if (head < 0 || static_cast<std::size_t>(head) < first_size) return head;
   const std::int64_t tail = read_at(fd, second, second_size, offset + first_size);

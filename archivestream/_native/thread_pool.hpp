@@ -17,10 +17,8 @@
 #include <system_error>
 #include <thread>
 
-#ifndef _WIN32
 #include <pthread.h>
 #include <signal.h>
-#endif
 
 namespace archivestream {
 
@@ -143,34 +141,26 @@ class ThreadPool {
   }
 
   static bool at_fork() {
-#ifndef _WIN32
     pthread_atfork(nullptr, nullptr, [] {
       forks().fetch_add(1);
       current().store(nullptr);
     });
-#endif
     return true;
   }
 
   void start_thread() {
-#ifndef _WIN32
     // Signals are for the interpreter's threads.
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-#endif
     try {
       std::thread([this] { serve(); }).detach();
       ++threads_;
     } catch (...) {
-#ifndef _WIN32
       pthread_sigmask(SIG_SETMASK, &before, nullptr);
-#endif
       throw;
     }
-#ifndef _WIN32
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
-#endif
   }
 
   void serve() {

@@ -30,9 +30,8 @@ class LocalSource(Source):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         # A FIFO would block here until somebody writes to it.
-        self._adopt(os.fspath(path), os.open(path, flags | getattr(os, "O_NONBLOCK", 0)))
+        self._adopt(os.fspath(path), os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
 
     def _adopt(self, path: str, descriptor: int) -> None:
         self.path = os.path.abspath(path)
