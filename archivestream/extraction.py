@@ -36,7 +36,7 @@ def extract(
     """Write members below a folder: see `archivestream.Archive.extract`."""
     names = [_safe_parts(reader, member) for member in members]  # before anything is written
     # Of several members with one name, the last is meant, as everywhere. A file and a folder have two names.
-    last = {(parts, _is_dir(reader, members[i])): i for i, parts in enumerate(names)}
+    last = {(parts, reader.index.is_dir(members[i])): i for i, parts in enumerate(names)}
     members = [members[i] for i in last.values()]
     names = [parts for parts, _ in last]
     root = Path(target)
@@ -67,7 +67,7 @@ def _write_all(
     errors: list[Exception] = []
     done = 0
     for batch in _batches(members, sizes):
-        small = [i for i in batch if not _is_dir(reader, members[i]) and sizes[members[i]] <= _BATCH_BYTES]
+        small = [i for i in batch if not reader.index.is_dir(members[i]) and sizes[members[i]] <= _BATCH_BYTES]
         found: dict[int, Exception] = {}
         chosen = np.array([members[i] for i in small], np.int64)
         contents = dict(zip(small, reader.read_many(chosen, found), strict=True))
@@ -77,7 +77,7 @@ def _write_all(
                 if i in bad:
                     raise bad[i]
                 path = root.joinpath(*names[i])
-                if _is_dir(reader, members[i]):
+                if reader.index.is_dir(members[i]):
                     _make_folders(root, names[i])
                 else:
                     _make_folders(root, names[i][:-1])
@@ -105,11 +105,6 @@ def _batches(members: Sequence[int], sizes: np.ndarray[tuple[int], np.dtype[np.u
     return batches if batches[0] else []
 
 
-def _is_dir(reader: MemberReader, member: int) -> bool:
-    begin, end = reader.index["name_offset"][member : member + 2].tolist()
-    return bool(end > begin and reader.index["names"][end - 1] == ord("/"))
-
-
 def _safe_parts(reader: MemberReader, member: int) -> tuple[str, ...]:
     """Split a name into the parts of a path below a folder, or refuse it."""
     name = reader.index.name(member)
@@ -122,7 +117,7 @@ def _safe_parts(reader: MemberReader, member: int) -> tuple[str, ...]:
         reason = "the name is an absolute path"
     elif ".." in parts:
         reason = "the name leads out of the folder"
-    elif "" in parts or set(parts) == {"."}:
+    elif "" in parts or (set(parts) == {"."} and not reader.index.is_dir(member)):  # a tar of "." begins with that
         reason = "a part of the name is empty"
     elif "\\" in name and (os.sep == "\\" or ".." in name.split("\\") or name.startswith("\\")):
         reason = "the name has backslashes"

@@ -1,50 +1,31 @@
 """The index: flat columns that say where each member lies. No Python object per member.
 
-Every column is a one-dimensional, read-only NumPy array. In a ZIP each member is one block, so one row serves
-both; its start in the logical stream is the sum of the sizes before it.
+Every column is a one-dimensional, read-only NumPy array. How members lie in a source is its `Layout`: each compressed
+by itself (ZIP), each as it is (tar), or each a range of the logical stream that the source's blocks decode to
+(``.tar.zst``).
 """
 
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from archivestream._native.columns import Layout, MemberFlag
 from archivestream._native.names import NameTable
-from archivestream._native.zipscan import MemberFlag
+from archivestream.columns import BLOCK_COLUMNS, DTYPES, MEMBER_COLUMNS
 
-__all__ = ["COLUMNS", "Index", "MemberIds"]
+__all__ = ["Index", "MemberIds"]
 
 Column: TypeAlias = NDArray[Any]
 MemberIds: TypeAlias = NDArray[np.int64]
 
-# Name and type of each column that has a row per member: 48 bytes a member with ``name_offset``.
-COLUMNS: Mapping[str, type[np.generic]] = {
-    "size": np.uint64,  # bytes of the member, decoded
-    "compressed_size": np.uint64,
-    "offset": np.uint64,  # of the block in its source (in a ZIP, of the local header)
-    "crc32": np.uint32,  # of the decoded bytes
-    "codec": np.uint16,  # ZIP's number of the compression method (APPNOTE 4.4.5)
-    "flags": np.uint16,  # `MemberFlag`
-    "timestamp": np.uint32,  # MS-DOS date and time (APPNOTE 4.4.6)
-    "attributes": np.uint32,  # external file attributes (APPNOTE 4.4.15)
-}
-
-# The others: names in UTF-8 and where each begins (one row more than there are members); the bytes of those names
-# that stand otherwise in the archive; and, where blocks do not follow one another in the order of the members,
-# the member whose block comes next in the source.
-_OTHERS: Mapping[str, type[np.generic]] = {
-    "names": np.uint8,
-    "name_offset": np.uint64,
-    "raw_member": np.uint32,
-    "raw_offset": np.uint64,
-    "raw_names": np.uint8,
-    "successor": np.uint32,
-}
 _NO_SUCCESSOR = 0xFFFFFFFF
+_ERRORS = "surrogatepass"
 
 
 class Index:
@@ -53,11 +34,17 @@ class Index:
     Parameters
     ----------
     columns : mapping of str to buffer
-        The bytes of each column: those of `COLUMNS`, ``names`` and ``name_offset``, and the optional ones.
-    first_block : sequence of int, optional
-        The first member of each source, and the number of all. Default: one source.
+        The bytes of each column, as `archivestream.columns` has them.
     data_end : sequence of int
-        For each source, where the part of it that holds blocks ends.
+        For each source, where the part of it that holds data ends.
+    layouts : sequence of Layout
+        Of each source.
+    formats : sequence of str
+        Of each source: ``"zip"``, ``"tar"``, ``"tar.zst"`` and the like.
+    first_member, first_block : sequence of int, optional
+        The first member and the first block of each source, and the number of all. Default: one source.
+    dictionaries : sequence of (int, buffer), optional
+        Which source has a zstd dictionary, and its bytes. Default: that of the column.
 
     Immutable, so safe for any number of threads.
     """
@@ -67,17 +54,25 @@ class Index:
         columns: Mapping[str, Any],
         *,
         data_end: Sequence[int],
+        layouts: Sequence[Layout] = (Layout.ENTRIES,),
+        formats: Sequence[str] = ("zip",),
+        first_member: Sequence[int] | None = None,
         first_block: Sequence[int] | None = None,
+        dictionaries: Sequence[tuple[int, Any]] | None = None,
     ) -> None:
-        dtypes = {**COLUMNS, **_OTHERS}
         self.columns: dict[str, Column] = {}
         for name, data in columns.items():
-            column = np.frombuffer(data, dtypes[name]) if len(data) else np.empty(0, dtypes[name])
+            column = np.frombuffer(data, DTYPES[name]) if len(data) else np.empty(0, DTYPES[name])
             column.flags.writeable = False
             self.columns[name] = column
-        bounds = [0, len(self)] if first_block is None else first_block
-        self.first_block = np.asarray(bounds, np.uint64)
         self.data_end = tuple(data_end)
+        self.layouts = tuple(layouts)
+        self.formats = tuple(formats)
+        self.first_member = np.asarray([0, len(self)] if first_member is None else first_member, np.uint64)
+        self.first_block = np.asarray([0, self.blocks] if first_block is None else first_block, np.uint64)
+        if dictionaries is None:
+            dictionaries = [(0, self["dictionary"])] if "dictionary" in self.columns else []
+        self.dictionaries = tuple(dictionaries)
 
     def __len__(self) -> int:
         return len(self.columns["name_offset"]) - 1
@@ -86,14 +81,26 @@ class Index:
         return self.columns[column]
 
     @property
+    def blocks(self) -> int:
+        """How many rows the table of blocks has."""
+        return len(self.columns.get("block_start", ()))
+
+    @property
     def nbytes(self) -> int:
         """Memory of the columns, in bytes."""
         return sum(column.nbytes for column in self.columns.values())
 
+    def stream_size(self, source: int) -> int:
+        """Return how many bytes the blocks of a source decode to; 0 where they are not a stream."""
+        begin, end = self.first_block[source : source + 2].tolist()
+        if begin == end or self.layouts[source] != Layout.BLOCKS:
+            return 0
+        return int(self["block_start"][end - 1]) + int(self["block_size"][end - 1])
+
     def name(self, member: int) -> str:
         """Return the name of a member."""
         begin, end = self["name_offset"][member : member + 2].tolist()
-        return self["names"][begin:end].tobytes().decode()
+        return self["names"][begin:end].tobytes().decode("utf-8", _ERRORS)
 
     def raw_name(self, member: int) -> bytes:
         """Return the name of a member as its bytes stand in the archive."""
@@ -103,9 +110,23 @@ class Index:
             return self["raw_names"][begin:end].tobytes()
         return self.name(member).encode()
 
+    def is_dir(self, member: int) -> bool:
+        """Whether a member stands for a directory: in a ZIP, by a slash at the end of its name; else by its mode."""
+        if self.layouts[self.source_of(member)] != Layout.ENTRIES:
+            return stat.S_ISDIR(int(self["attributes"][member]) >> 16)
+        begin, end = self["name_offset"][member : member + 2].tolist()
+        return bool(end > begin and self["names"][end - 1] == ord("/"))
+
+    def extents(self, member: int) -> list[tuple[int, int, int]]:
+        """Return the extents of a sparse member: (place in it, place in the stream, size), in order."""
+        row = int(np.searchsorted(self["sparse_member"], member))
+        begin, end = self["sparse_offset"][row : row + 2].tolist()
+        columns = (self[name][begin:end].tolist() for name in ("extent_place", "extent_offset", "extent_size"))
+        return list(zip(*columns, strict=True))
+
     def source_of(self, member: int) -> int:
         """Return which source holds a member."""
-        return int(np.searchsorted(self.first_block, member, side="right")) - 1
+        return int(np.searchsorted(self.first_member, member, side="right")) - 1
 
     def select_names(self, members: MemberIds) -> tuple[Column, Column]:
         """Gather the names of some members: (names, name_offset), as the columns of that name."""
@@ -129,8 +150,9 @@ class Index:
     def fingerprint(self) -> str:
         """Return a digest that differs where the contents of the archive do."""
         digest = hashlib.blake2b(digest_size=16)
-        for name in ("names", "offset", "size", "crc32"):
-            digest.update(self[name].data)
+        for name in ("names", "offset", "size", "crc32", "block_size", "block_crc32"):
+            if name in self.columns:
+                digest.update(self[name].data)
         return digest.hexdigest()
 
     @classmethod
@@ -138,24 +160,32 @@ class Index:
         """Put the members of several archives one after the other; sources keep that order."""
         if len(parts) == 1:
             return parts[0]
-        counts = [len(part) for part in parts]
-        first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
+        first = np.cumsum([0, *map(len, parts)])
+        first_block = np.cumsum([0, *(part.blocks for part in parts)])
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in MEMBER_COLUMNS}
         columns["names"] = np.concatenate([part["names"] for part in parts])
         columns["name_offset"] = _join_offsets([part["name_offset"] for part in parts])
-        raw = [(part, base) for part, base in zip(parts, first[:-1], strict=True) if "raw_member" in part.columns]
-        if raw:
-            columns["raw_member"] = np.concatenate([part["raw_member"] + np.uint32(base) for part, base in raw])
-            columns["raw_offset"] = _join_offsets([part["raw_offset"] for part, _ in raw])
-            columns["raw_names"] = np.concatenate([part["raw_names"] for part, _ in raw])
+        _join_rows(columns, parts, first, "raw_member", ["raw_offset"], ["raw_names"])
+        extents = ["extent_place", "extent_offset", "extent_size"]
+        _join_rows(columns, parts, first, "sparse_member", ["sparse_offset"], extents)
+        if first_block[-1]:
+            with_blocks = [part for part in parts if part.blocks]
+            for name in (*BLOCK_COLUMNS, "aux"):
+                columns[name] = np.concatenate([part[name] for part in with_blocks])
+            columns["aux_offset"] = _join_offsets([part["aux_offset"] for part in with_blocks])
+            _join_segments(columns, parts, first, first_block)
         if any("successor" in part.columns for part in parts):
             columns["successor"] = np.concatenate(
                 [_successor(part, int(base)) for part, base in zip(parts, first[:-1], strict=True)]
             )
         return cls(
             columns,
-            first_block=first.tolist(),
             data_end=[end for part in parts for end in part.data_end],
+            layouts=[layout for part in parts for layout in part.layouts],
+            formats=[name for part in parts for name in part.formats],
+            first_member=first.tolist(),
+            first_block=first_block.tolist(),
+            dictionaries=[(i, data) for i, part in enumerate(parts) for _, data in part.dictionaries],
         )
 
 
@@ -163,6 +193,35 @@ def _join_offsets(parts: Sequence[Column]) -> Column:
     bases = np.cumsum([0] + [int(part[-1]) for part in parts[:-1]]).astype(np.uint64)
     shifted = [part[1:] + base for part, base in zip(parts, bases, strict=True)]
     return np.concatenate([np.zeros(1, np.uint64), *shifted])
+
+
+def _join_rows(
+    columns: dict[str, Column],
+    parts: Sequence[Index],
+    first: Column,
+    member: str,
+    offsets: Sequence[str],
+    values: Sequence[str],
+) -> None:
+    """Join the columns of what only some members have, from the parts that have any."""
+    having = [(part, base) for part, base in zip(parts, first[:-1], strict=True) if member in part.columns]
+    if having:
+        columns[member] = np.concatenate([part[member] + np.uint32(base) for part, base in having])
+        for name in offsets:
+            columns[name] = _join_offsets([part[name] for part, _ in having])
+        for name in values:
+            columns[name] = np.concatenate([part[name] for part, _ in having])
+
+
+def _join_segments(columns: dict[str, Column], parts: Sequence[Index], first: Column, first_block: Column) -> None:
+    having = [i for i, part in enumerate(parts) if "segment_member" in part.columns]
+    if having:
+        members = [parts[i]["segment_member"] + np.uint32(first[i]) for i in having]
+        rows = [parts[i]["segment_first"] + np.uint64(first_block[i]) for i in having]
+        columns["segment_member"] = np.concatenate(members)
+        # The blocks of a ZIP are all of segments, so that those of one end where those of the next begin; between the
+        # parts may lie blocks of others, which no member refers to.
+        columns["segment_first"] = np.concatenate([*(row[:-1] for row in rows), rows[-1][-1:]])
 
 
 def _successor(part: Index, base: int) -> Column:

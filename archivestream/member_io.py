@@ -9,9 +9,11 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from copy import copy
 
+import numpy as np
 import zstandard
 
 from archivestream._native.codecs import Codec, Status, crc32
+from archivestream._native.columns import Layout
 from archivestream.errors import ArchiveError, SourceError
 from archivestream.fallback import FALLBACKS, BadHeader, WindowTooLarge
 from archivestream.reader import MemberReader
@@ -34,6 +36,8 @@ def open_member(reader: MemberReader, member: int, *, verify: bool | None = None
     size = int(reader.index["size"][member])
     if size <= _WHOLE:
         return io.BufferedReader(_WholeMember(reader.read(member)))
+    if reader.layout(member) != Layout.ENTRIES:
+        return io.BufferedReader(_RangeMember(reader, member), _PIECE)
     offset = reader.data_offset(member)
     if codec == Codec.STORED:
         return io.BufferedReader(_StoredMember(reader, member, offset, verify), _PIECE)
@@ -82,6 +86,24 @@ class _WholeMember(_SeekableRaw):
         memoryview(buffer)[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)
+
+
+class _RangeMember(_SeekableRaw):
+    """A member that is a range of a stream: read anywhere. What has checksums are the blocks of the stream."""
+
+    def __init__(self, reader: MemberReader, member: int) -> None:
+        super().__init__(int(reader.index["size"][member]))
+        if reader.refused(np.array([member], np.int64))[0]:
+            reader.read(member)  # raises what is wrong with it
+        self._reader = reader
+        self._member = member
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        view = memoryview(buffer)[: max(0, self._size - self._position)]
+        if view:
+            self._reader.read_range(self._member, self._position, view)
+        self._position += len(view)
+        return len(view)
 
 
 class _CheckedMember(_SeekableRaw):

@@ -55,17 +55,19 @@ class Member:
     size : int
         Bytes, decoded.
     compressed_size : int
-        Bytes in the archive.
-    crc32 : int
-        CRC-32 of the decoded bytes.
+        Bytes in the archive; where members share compressed blocks, its share of them.
+    crc32 : int or None
+        CRC-32 of the decoded bytes; None where the format has none for each member (tar).
     codec : int
         Number of the compression method (APPNOTE 4.4.5).
     offset : int
-        Where its local header lies in the file.
+        Where its local header (ZIP) or its data (tar) lie: in the file, or in what a compressed tar decodes to.
     timestamp : int
-        MS-DOS date and time.
+        MS-DOS date and time; of a tar, in UTC.
     attributes : int
         External file attributes; the upper half is the Unix mode, where a Unix system wrote them.
+    directory : bool
+        What `is_dir` says.
     archive : str
         Path or name of the archive that holds it.
     """
@@ -74,11 +76,12 @@ class Member:
     position: int
     size: int
     compressed_size: int
-    crc32: int
+    crc32: int | None
     codec: int
     offset: int
     timestamp: int
     attributes: int
+    directory: bool
     archive: str
 
     @property
@@ -92,8 +95,8 @@ class Member:
         return self.attributes >> 16
 
     def is_dir(self) -> bool:
-        """Whether it stands for a directory: its name ends with a slash."""
-        return self.name.endswith("/")
+        """Whether it stands for a directory: in a ZIP, where its name ends with a slash."""
+        return self.directory
 
     def is_symlink(self) -> bool:
         """Whether it is a symbolic link; its bytes are the target. Links are never followed."""
@@ -133,7 +136,7 @@ class Member:
         return self.codec
 
     @property
-    def CRC(self) -> int:  # noqa: N802
+    def CRC(self) -> int | None:  # noqa: N802
         """`zipfile`'s name of `crc32`."""
         return self.crc32
 

@@ -4,100 +4,39 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archivestream._native.buffers import Buffer
+from archivestream._native.cache import BlockCache
+from archivestream._native.checkpoints import Dictionary
 from archivestream._native.codecs import Status
+from archivestream._native.columns import Layout, MemberFlag
 from archivestream._native.engine import Reader
+from archivestream._native.view import IndexView
 from archivestream._native.work import PendingRead
 from archivestream.errors import (
     ArchiveChangedError,
     ArchiveError,
     CorruptArchiveError,
-    EncryptedMemberError,
-    LimitExceededError,
     SourceError,
-    UnsupportedFeatureError,
 )
-from archivestream.fallback import FALLBACKS, decode
+from archivestream.fallback import decode
 from archivestream.index import Index, MemberIds
 from archivestream.limits import Limits
 from archivestream.members import METHODS
+from archivestream.reasons import REASONS, REASONS_IN_BLOCKS
 from archivestream.sources import Source
 
 __all__ = ["MemberReader", "PendingMembers", "empty_bytes", "source_error", "without_frames"]
 
 _Bytes: TypeAlias = NDArray[np.uint8]
+_FetchBlock: TypeAlias = Callable[[int, int, int], bytearray | int]
 _Failure: TypeAlias = tuple[int, int, int, int]
-
-_ERRORS: dict[Status, tuple[type[ArchiveError], str]] = {
-    Status.BAD_DATA: (CorruptArchiveError, "its compressed data are damaged ({method})"),
-    Status.TOO_FEW_BYTES: (
-        CorruptArchiveError,
-        "its data hold fewer bytes than the {size} that the directory declares",
-    ),
-    Status.TOO_MANY_BYTES: (
-        CorruptArchiveError,
-        "its data hold more bytes than the {size} that the directory declares",
-    ),
-    Status.TRAILING_BYTES: (
-        CorruptArchiveError,
-        "its data end before the {compressed_size} compressed bytes that the directory declares",
-    ),
-    Status.BAD_CHECKSUM: (CorruptArchiveError, "its bytes do not have the CRC-32 {crc32:#010x}"),
-    Status.BAD_LOCAL_SIGNATURE: (
-        CorruptArchiveError,
-        "there is no local header at offset {offset}, where the directory says",
-    ),
-    Status.NAME_DIFFERS: (
-        CorruptArchiveError,
-        "the local header at offset {offset} has another name",
-    ),
-    Status.TRUNCATED: (CorruptArchiveError, "the archive ends within its data"),
-    Status.OVERLAP: (
-        CorruptArchiveError,
-        "its data run into another member or the directory; Limits(allow_overlap=True) reads it all the same",
-    ),
-    Status.OUT_OF_BOUNDS: (
-        CorruptArchiveError,
-        "the directory places it outside the archive, at offset {offset}",
-    ),
-    Status.IMPOSSIBLE_SIZE: (
-        CorruptArchiveError,
-        "{compressed_size} bytes ({method}) cannot hold the {size} that the directory declares",
-    ),
-    Status.BAD_NAME: (CorruptArchiveError, "its name is marked as UTF-8, and is not"),
-    Status.ENCRYPTED: (
-        EncryptedMemberError,
-        "it is encrypted, and passwords are not handled; decrypt the archive first",
-    ),
-    Status.PATCHED: (UnsupportedFeatureError, "it holds compressed patched data"),
-    Status.UNSUPPORTED_METHOD: (
-        UnsupportedFeatureError,
-        "compression method {codec} ({method}) is not handled",
-    ),
-    Status.UNSUPPORTED_VERSION: (
-        UnsupportedFeatureError,
-        "it needs a later version of the ZIP specification than 6.3",
-    ),
-    Status.OTHER_DISK: (UnsupportedFeatureError, "it begins on another disk of a split archive"),
-    Status.DICTIONARY_REQUIRED: (
-        UnsupportedFeatureError,
-        "a zstd dictionary is required to decode it",
-    ),
-    Status.OVER_LIMIT: (
-        LimitExceededError,
-        "it has {size} bytes, more than Limits.max_member_bytes = {limits.max_member_bytes}",
-    ),
-    Status.WINDOW_TOO_LARGE: (
-        LimitExceededError,
-        "its decoder asks for more memory than Limits.max_window_bytes = {limits.max_window_bytes}",
-    ),
-}
 
 
 def empty_bytes(size: int) -> _Bytes:
@@ -141,6 +80,10 @@ class MemberReader:
         Whether bytes after the end of a compressed stream are an error.
     threads : int or None
         Threads that work on one batch; None for as many as there are processors.
+    cache : int
+        Most bytes of decoded blocks to keep.
+    sidecars : sequence of Path or None
+        Where the index of each source is saved.
 
     Safe for any number of threads, and in forked processes.
     """
@@ -154,31 +97,49 @@ class MemberReader:
         verify: bool,
         strict: bool,
         threads: int | None,
+        cache: int,
+        sidecars: Sequence[Path | None] = (),
     ) -> None:
         self.index = index
+        self.sidecars = tuple(sidecars)
         self.sources = tuple(sources)
         self.limits = limits
         self.verify = verify
         self.strict = strict
         self.threads = threads or _processors()
-        self._native = Reader(
+        self.cache = BlockCache(cache)
+        view = IndexView(
             index.columns,
-            [
-                (source.descriptor, source.memory, source.size, end)
-                for source, end in zip(self.sources, index.data_end, strict=True)
-            ],
+            index.first_member,
             index.first_block,
+            [
+                (source.descriptor, source.memory, source.size, end, layout, index.stream_size(i))
+                for i, (source, end, layout) in enumerate(zip(self.sources, index.data_end, index.layouts, strict=True))
+            ],
             tuple(source.held for source in self.sources),
-            threads=self.threads,
             largest=limits.max_member_bytes,
-            verify=verify,
             strict=strict,
             allow_overlap=limits.allow_overlap,
+        )
+        self._native = Reader(
+            view,
+            self.cache,
+            threads=self.threads,
+            verify=verify,
+            dictionaries=[(i, Dictionary(data)) for i, data in index.dictionaries],
         )
         self._read = self._native.read
         self.npy_headers: dict[int, bytes] = {}  # seen by `archivestream.npy`, by the size of their member
         self._has_foreign = not all(source.is_native for source in self.sources)
-        self._has_fallbacks = bool(np.isin(index["codec"], [int(codec) for codec in FALLBACKS]).any())
+
+    def keep(self, source: int, content: Sequence[Buffer]) -> None:
+        """Put what the blocks of a source decode to into the cache, if it was decoded to index it."""
+        first, last = self.index.first_block[source : source + 2].tolist()
+        pieces = [memoryview(piece) for piece in content]
+        if not pieces:
+            return
+        for row, size in enumerate(self.index["block_size"][first:last].tolist(), first):
+            self.cache.put(row, size, _take(pieces, size))
 
     def read(self, member: int) -> bytes:
         """Return the bytes of one member."""
@@ -197,24 +158,24 @@ class MemberReader:
 
         The first member that is bad raises; with `errors`, the exception of each goes there, under its place.
         """
-        fetched = self._fetch(members)
-        result, failures = self._native.read_many(members, fetched)
+        fetched, fetch = self._fetch(members)
+        result, failures = self._native.read_many(members, fetched, fetch)
         self._settle(failures, fetched, result.__setitem__, errors)
         return result
 
     def read_batch(self, members: MemberIds, out: _Bytes | None) -> tuple[_Bytes, MemberIds]:
         """Return the bytes of some members, one after the other, and their n + 1 offsets."""
         data, offsets = self._room(members, out)
-        fetched = self._fetch(members)
-        failures = self._native.read_into(members, data, offsets, fetched)
+        fetched, fetch = self._fetch(members)
+        failures = self._native.read_into(members, data, offsets, fetched, fetch)
         self._settle(failures, fetched, _placer(data, offsets))
         return data, offsets
 
     def submit(self, members: MemberIds, out: _Bytes | None) -> PendingMembers:
         """Begin a `read_batch` in the background."""
         data, offsets = self._room(members, out)
-        fetched = self._fetch(members)
-        pending = self._native.submit(members, data, offsets, fetched)
+        fetched, fetch = self._fetch(members)
+        pending = self._native.submit(members, data, offsets, fetched, fetch)
 
         def settle(failures: Sequence[_Failure]) -> None:
             self._settle(failures, fetched, _placer(data, offsets))
@@ -226,17 +187,17 @@ class MemberReader:
 
         Returns the places of those that begin otherwise; raises for those that cannot be read.
         """
-        fetched = self._fetch(members)
-        failures = self._native.read_slots(members, out, prefix, fetched)
+        fetched, fetch = self._fetch(members)
+        failures = self._native.read_slots(members, out, prefix, fetched, fetch)
         odd = (Status.PREFIX_DIFFERS, Status.NOT_NATIVE)
         self._settle([f for f in failures if f[2] not in odd], fetched, lambda i, data: None)
         return [f[0] for f in failures if f[2] in odd]
 
     def check(self, members: MemberIds) -> dict[int, Exception]:
         """Decode and verify some members, whatever `verify` says, and keep none; return what is wrong, by place."""
-        fetched = self._fetch(members)
+        fetched, fetch = self._fetch(members)
         errors: dict[int, Exception] = {}
-        self._settle(self._native.check(members, fetched), fetched, lambda i, data: None, errors, verify=True)
+        self._settle(self._native.check(members, fetched, fetch), fetched, lambda i, data: None, errors, verify=True)
         return errors
 
     def refused(self, members: MemberIds) -> NDArray[np.bool_]:
@@ -250,13 +211,57 @@ class MemberReader:
         """Fill a buffer from the source of a member; raises where that fails or ends early."""
         try:
             got = self.sources[self.index.source_of(member)].readinto_at(offset, buffer)
-        except OSError as error:
+        except (OSError, CorruptArchiveError) as error:
             raise self._source_error(member, error) from error
         if got < len(buffer):
             raise self.error(member, Status.TRUNCATED, 0)
 
-    def _source_error(self, member: int, error: OSError) -> SourceError:
+    def layout(self, member: int) -> Layout:
+        """Return how a member lies in its source."""
+        return self.index.layouts[self.index.source_of(member)]
+
+    def read_range(self, member: int, place: int, buffer: memoryview) -> None:
+        """Fill a buffer from a place in a member that is a range of a stream, or, if it is sparse, several."""
+        begin = int(self.index["offset"][member])
+        if not int(self.index["flags"][member]) & MemberFlag.SPARSE_BIT:
+            self._read_stream(member, begin + place, buffer)
+            return
+        np.frombuffer(buffer, np.uint8)[:] = 0
+        for start, offset, size in self.index.extents(member):
+            low, high = max(start, place), min(start + size, place + len(buffer))
+            if low < high:
+                self._read_stream(member, offset + low - start, buffer[low - place : high - place])
+
+    def _read_stream(self, member: int, begin: int, buffer: memoryview) -> None:
+        source = self.index.source_of(member)
+        in_blocks = self.layout(member) == Layout.BLOCKS
+        # Where extents lie in the stream has not been compared with it yet.
+        if begin + len(buffer) > (self.index.stream_size(source) if in_blocks else self.sources[source].size):
+            raise self.error(member, Status.TRUNCATED, 0)
+        if not in_blocks:
+            self.read_source(member, begin, buffer)
+            return
+        fetched, fetch = self._fetch(np.empty(0, np.int64))
+        status, error = self._native.read_stream(source, begin, buffer, fetch)
+        if status == Status.NOT_FETCHED and fetched is not None:
+            raise self._source_error(member, fetched.block_errors[error])
+        if status != Status.OK:
+            raise self.error(member, status, error)
+
+    def _source_error(self, member: int, error: OSError | CorruptArchiveError) -> ArchiveError:
+        if isinstance(error, CorruptArchiveError):  # of a source that decodes
+            return self._corrupt(member, error.reason)
         return source_error(error, self.archive_name(member), self.index.name(member))
+
+    def _corrupt(self, member: int, reason: str) -> ArchiveError:
+        """Make the exception for bytes that are wrong: maybe those of a file that was replaced."""
+        source, name = self.sources[self.index.source_of(member)], self.index.name(member)
+        change = source.change()
+        if change is None:
+            return CorruptArchiveError(reason, archive=source.name, member=name)
+        return ArchiveChangedError(
+            f"the file is not the one that was indexed: {change}; open it again", archive=source.name, member=name
+        )
 
     def data_offset(self, member: int) -> int:
         """Return where the data of a member begin in its source, after a check of its local header."""
@@ -264,7 +269,7 @@ class MemberReader:
         size = 30 + len(self.index.raw_name(member))
         try:
             header = source.read_at(int(self.index["offset"][member]), size)
-        except OSError as error:
+        except (OSError, CorruptArchiveError) as error:
             raise self._source_error(member, error) from error
         offset = self._native.data_offset(member, header)
         if isinstance(offset, int):
@@ -283,16 +288,10 @@ class MemberReader:
             return MemoryError(f"{source.name}: member {name!r}: no memory to decode it")
         if status == Status.READ_FAILED:
             return source_error(OSError(error, os.strerror(error)), source.name, name)
-        kind, reason = _ERRORS[Status(status)]
-        if kind is CorruptArchiveError:
-            change = source.change()
-            if change is not None:
-                return ArchiveChangedError(
-                    f"the file is not the one that was indexed: {change}; open it again",
-                    archive=source.name,
-                    member=name,
-                )
+        kind, reason = REASONS[Status(status)]
         codec = int(self.index["codec"][member])
+        if self.layout(member) == Layout.BLOCKS:
+            reason = REASONS_IN_BLOCKS.get(Status(status), reason)
         text = reason.format(
             size=self.index["size"][member],
             compressed_size=self.index["compressed_size"][member],
@@ -302,6 +301,8 @@ class MemberReader:
             method=METHODS.get(codec, "not assigned"),
             limits=self.limits,
         )
+        if kind is CorruptArchiveError:
+            return self._corrupt(member, text)
         return kind(text, archive=source.name, member=name)
 
     def _room(self, members: MemberIds, out: _Bytes | None) -> tuple[_Bytes, MemberIds]:
@@ -317,11 +318,19 @@ class MemberReader:
             raise ValueError(f"out has {out.size} bytes, and the batch needs {total}")
         return out[:total], offsets
 
-    def _fetch(self, members: MemberIds) -> _Fetched | None:
-        """Read what native code cannot read by itself."""
+    def _fetch(self, members: MemberIds) -> tuple[_Fetched | None, _FetchBlock | None]:
+        """Read what native code cannot read by itself: members now, and blocks when it asks for them."""
         if not self._has_foreign:
-            return None
+            return None, None
         fetched = _Fetched()
+
+        def fetch_block(source: int, begin: int, end: int) -> bytearray | int:
+            try:
+                return self.sources[source].read_at(begin, end - begin)
+            except (OSError, CorruptArchiveError) as error:
+                fetched.block_errors.append(error)
+                return len(fetched.block_errors) - 1
+
         for position, place in enumerate(self._native.ranges(members)):
             fetched.append(None)
             if place is None or self.sources[place[0]].is_native:
@@ -329,9 +338,9 @@ class MemberReader:
             source, begin, end = place
             try:
                 fetched[-1] = memoryview(self.sources[source].read_at(begin, end - begin))
-            except OSError as error:
+            except (OSError, CorruptArchiveError) as error:
                 fetched.errors[position] = self._source_error(int(members[position]), error)
-        return fetched
+        return fetched, fetch_block
 
     def _settle(
         self,
@@ -347,6 +356,8 @@ class MemberReader:
             try:
                 if fetched is not None and position in fetched.errors:
                     raise fetched.errors[position]
+                if fetched is not None and status == Status.NOT_FETCHED:
+                    raise self._source_error(member, fetched.block_errors[error])
                 if status != Status.NOT_NATIVE:
                     raise self.error(member, status, error)
                 place(position, self._fall_back(member, fetched[position] if fetched else None, verify or self.verify))
@@ -356,6 +367,10 @@ class MemberReader:
                 errors[position] = without_frames(bad)
 
     def _fall_back(self, member: int, fetched: memoryview | None, verify: bool) -> bytes:
+        if self.layout(member) != Layout.ENTRIES:  # a sparse member
+            expanded = np.empty(int(self.index["size"][member]), np.uint8)
+            self.read_range(member, 0, expanded.data)
+            return expanded.tobytes()
         payload = self._native.payload(member, fetched)
         if not isinstance(payload, bytes):
             raise self.error(member, *payload)
@@ -372,12 +387,23 @@ class MemberReader:
         return data
 
 
+def _take(pieces: list[memoryview], size: int) -> Iterator[memoryview]:
+    """Take so many bytes off the front of some pieces."""
+    while size:
+        piece = pieces.pop(0)
+        if len(piece) > size:
+            pieces.insert(0, piece[size:])
+        yield piece[:size]
+        size -= min(size, len(piece))
+
+
 class _Fetched(list[memoryview | None]):
     """The bytes of some members, from sources that Python reads, and what went wrong by their places."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.errors: dict[int, SourceError] = {}
+        self.errors: dict[int, ArchiveError] = {}
+        self.block_errors: list[OSError | CorruptArchiveError] = []  # the errno of a failure says which
 
 
 class PendingMembers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import stat
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, SupportsIndex, TypeAlias, overload
@@ -10,6 +11,7 @@ from typing import Any, SupportsIndex, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from archivestream._native.columns import Layout
 from archivestream._native.names import NameTable
 from archivestream.errors import MemberNotFoundError
 from archivestream.index import Index, MemberIds
@@ -20,6 +22,8 @@ Key: TypeAlias = SupportsIndex | str | bytes
 Keys: TypeAlias = Iterable[Key] | NDArray[Any]
 
 _PIECE = 65536
+_FILE_TYPE = 0o170000  # of a Unix mode
+_ENTRIES = int(Layout.ENTRIES)
 
 
 class Selection:
@@ -125,6 +129,20 @@ class Selection:
             raise IndexError(f"member {low if low < -n else high} of an archive of {n}")
         return np.where(places < 0, places + n, places) if low < 0 else places
 
+    def files(self) -> NDArray[np.bool_]:
+        """Say of each position whether it is a regular file, and no directory, link or device."""
+        return self._where(~Names(self).endswith("/"), stat.S_IFREG)
+
+    def directories(self) -> NDArray[np.bool_]:
+        """Say of each position whether it is a directory."""
+        return self._where(Names(self).endswith("/"), stat.S_IFDIR)
+
+    def _where(self, by_name: NDArray[np.bool_], file_type: int) -> NDArray[np.bool_]:
+        """Go by the name in a ZIP, which has no other mark, and else by the mode."""
+        rows = self.rows(0, len(self))
+        layouts = np.asarray(self.index.layouts, np.int64)[np.searchsorted(self.index.first_member, rows, "right") - 1]
+        return np.where(layouts == _ENTRIES, by_name, self.index["attributes"][rows] >> 16 & _FILE_TYPE == file_type)
+
     def members(self, keys: Keys) -> MemberIds:
         """Return the rows of some keys in the index."""
         places = self.positions(keys)
@@ -159,13 +177,13 @@ class Names(Sequence[str]):
             blob, offsets = self._selection.index.select_names(rows)
             text, bounds = blob.tobytes(), offsets.tolist()
             for start, stop in itertools.pairwise(bounds):
-                yield text[start:stop].decode()
+                yield text[start:stop].decode("utf-8", "surrogatepass")
 
     def startswith(self, prefix: str) -> NDArray[np.bool_]:
         """Say of each name whether it begins with a prefix: a mask for `Archive.select`."""
         begin, end = self._bounds()
         names = self._selection.index["names"]
-        wanted = prefix.encode()
+        wanted = prefix.encode("utf-8", "surrogatepass")
         fits = end - begin >= len(wanted)
         for place, byte in enumerate(wanted):
             chosen = np.flatnonzero(fits)
@@ -186,8 +204,9 @@ class Names(Sequence[str]):
         names = self._selection.index["names"]
         found = np.zeros(len(end), np.bool_)
         for suffix in (suffixes,) if isinstance(suffixes, str) else suffixes:
-            fits = end - begin >= len(suffix.encode())
-            for back, byte in enumerate(reversed(suffix.encode()), 1):
+            wanted = suffix.encode("utf-8", "surrogatepass")
+            fits = end - begin >= len(wanted)
+            for back, byte in enumerate(reversed(wanted), 1):
                 chosen = np.flatnonzero(fits)
                 there = names[end[chosen] - back]
                 fits[chosen] = there == byte

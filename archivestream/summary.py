@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from archivestream._native.zipscan import MemberFlag
+from archivestream._native.columns import MemberFlag
 from archivestream.fallback import FALLBACKS
 from archivestream.members import METHODS, NATIVE_METHODS
 from archivestream.selection import Names, Selection
@@ -29,9 +29,9 @@ class Summary:
     Attributes
     ----------
     format : str
-        The container: ``"zip"``.
+        The container: ``"zip"``, ``"tar"``, ``"tar.zst"`` and the like; of several kinds, all of them.
     archives, members, files, directories : int
-        How many there are.
+        How many there are. In a tar, members may be neither file nor directory: symbolic links, devices.
     size, compressed_size : int
         Bytes of all members, decoded and in the archive.
     methods : dict of str to int
@@ -40,6 +40,8 @@ class Summary:
         Members that cannot be read: those that need a password, and the others.
     index_bytes : int
         Memory of the index of the whole archive.
+    saved_indexes : list of str
+        Paths of the sidecars that it is saved in.
     largest : tuple of (str, int), or None
         Name and size of the largest member.
     extensions : dict of str to int
@@ -57,11 +59,12 @@ class Summary:
     encrypted: int
     unsupported: int
     index_bytes: int
+    saved_indexes: list[str]
     largest: tuple[str, int] | None
     extensions: dict[str, int]
 
 
-def summarise(selection: Selection) -> Summary:
+def summarise(selection: Selection, saved_indexes: list[str]) -> Summary:
     """Sum up some members: see `archivestream.Archive.summary`."""
     index, names = selection.index, Names(selection)
     rows = selection.rows(0, len(selection))
@@ -69,15 +72,18 @@ def summarise(selection: Selection) -> Summary:
     encrypted = flags & _ENCRYPTED != 0
     unsupported = ~np.isin(codec, _HANDLED) | (flags & _UNSUPPORTED != 0)
     methods, counts = np.unique(codec, return_counts=True)
-    extensions = Counter(posixpath.splitext(name)[1].lower() for name in names if not name.endswith("/"))
+    kept = selection.files().tolist()
+    extensions = Counter(
+        posixpath.splitext(name)[1].lower() for name, is_file in zip(names, kept, strict=True) if is_file
+    )
     files = extensions.total()
     largest = int(size.argmax()) if len(size) else None
     return Summary(
-        format="zip",
+        format=", ".join(dict.fromkeys(index.formats)),
         archives=len(index.data_end),
         members=len(selection),
         files=files,
-        directories=len(selection) - files,
+        directories=int(selection.directories().sum()),
         size=int(size.sum()),
         compressed_size=int(index["compressed_size"][rows].sum()),
         methods={
@@ -87,6 +93,7 @@ def summarise(selection: Selection) -> Summary:
         encrypted=int(encrypted.sum()),
         unsupported=int((unsupported & ~encrypted).sum()),
         index_bytes=index.nbytes,
+        saved_indexes=saved_indexes,
         largest=None if largest is None else (names[largest], int(size[largest])),
         extensions=dict(extensions.most_common()),
     )

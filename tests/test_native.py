@@ -23,15 +23,18 @@ from numpy.typing import NDArray
 import archivestream
 from archivestream import Limits
 from archivestream._native.buffers import ALIGNMENT, RECYCLED_BYTES, Buffer
+from archivestream._native.cache import BlockCache
 from archivestream._native.codecs import Status
+from archivestream._native.columns import Layout
 from archivestream._native.engine import Reader
 from archivestream._native.names import NameTable
+from archivestream._native.view import IndexView
 from archivestream.formats import read_index
 from archivestream.index import Index
 from archivestream.sources import MemorySource
 
 STORED, DEFLATE, BZIP2 = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2
-WHAT = {"strict": False, "limits": Limits(), "metadata_encoding": None, "progress": None}
+WHAT = {"strict": False, "limits": Limits(), "metadata_encoding": None, "threads": None, "progress": None}
 
 
 def make_zip(members: Sequence[bytes], method: int = DEFLATE) -> bytes:
@@ -46,19 +49,32 @@ def make_zip(members: Sequence[bytes], method: int = DEFLATE) -> bytes:
 def make_reader(data: bytes, threads: int = 3, **columns: Any) -> tuple[Reader, Index]:
     """Make an engine over a ZIP in memory, with some columns of its index put in place of its own."""
     source = MemorySource(data)
-    index = read_index(source, **WHAT)
-    reader = Reader(
+    index = read_index(source, **WHAT).index
+    view = IndexView(
         {**index.columns, **columns},
-        [(-1, source.memory, source.size, index.data_end[0])],
+        index.first_member,
         index.first_block,
+        [(-1, source.memory, source.size, index.data_end[0], Layout.ENTRIES, 0)],
         source,
-        threads=threads,
         largest=1 << 30,
-        verify=True,
         strict=False,
         allow_overlap=False,
     )
-    return reader, index
+    return Reader(view, BlockCache(1 << 20), threads=threads, verify=True), index
+
+
+def make_view(columns: dict[str, Any], first_member: NDArray[np.uint64]) -> IndexView:
+    """View the columns of an index of one source."""
+    return IndexView(
+        columns,
+        first_member,
+        np.array([0, 0], np.uint64),
+        [(-1, b"", 0, 0, Layout.ENTRIES, 0)],
+        None,
+        largest=1,
+        strict=False,
+        allow_overlap=False,
+    )
 
 
 def blocks(*numbers: int) -> NDArray[np.int64]:
@@ -91,20 +107,14 @@ def test_a_column_is_missing() -> None:
     columns = dict(index.columns)
     del columns["crc32"]
     with pytest.raises(KeyError):
-        Reader(
-            columns, [(-1, b"", 0, 0)], index.first_block, None,
-            threads=1, largest=1, verify=True, strict=False, allow_overlap=False,
-        )  # fmt: skip
+        make_view(columns, index.first_member)
 
 
 def test_the_bounds_of_the_sources_must_fit() -> None:
     _, index = make_reader(make_zip(TEXTS))
     for first in ([0], [0, 20, 40]):
         with pytest.raises(ValueError, match="rows"):
-            Reader(
-                index.columns, [(-1, b"", 0, 0)], np.array(first, np.uint64), None,
-                threads=1, largest=1, verify=True, strict=False, allow_overlap=False,
-            )  # fmt: skip
+            make_view(index.columns, np.array(first, np.uint64))
 
 
 def test_blocks_out_of_range_fail_one_by_one() -> None:
@@ -310,6 +320,174 @@ def test_slots_that_do_not_fit() -> None:
         reader.read_slots(blocks(0), out, b"abc")
     with pytest.raises(ValueError, match="4096"):
         reader.read_slots(blocks(0), out, bytes(4097))
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
     with pytest.raises(ValueError, match="empty"):
         reader.read_slots(blocks(0), NOTHING, b"a")
 

@@ -13,8 +13,9 @@ from archivestream._native.codecs cimport (
     BAD_CHECKSUM, NOT_RUN, NO_MEMORY, OK, OVERLAP, PREFIX_DIFFERS, READ_FAILED, STORED, TRAILING_BYTES,
     TRUNCATED, crc32_of, decode)
 from archivestream._native.plan cimport (
-    LARGEST_PREFIX, LONGEST_EXTRA, Group, Source, end_of_room, is_direct, load_span, locate, name_of, source_of,
-    store_span)
+    LARGEST_PREFIX, LONGEST_EXTRA, LONGEST_NAME, Group, Source, end_of_room, is_direct, load_span, locate, name_of,
+    source_of, store_span)
+from archivestream._native.columns cimport ENTRIES
 from archivestream._native.zipscan cimport LOCAL_HEADER, check_local_header
 
 cdef extern from "positional_io.hpp" nogil:
@@ -22,35 +23,12 @@ cdef extern from "positional_io.hpp" nogil:
     long long read_at_2 "archivestream::read_at_2"(
         int fd, void *first, size_t first_size, void *second, size_t second_size, uint64_t offset)
 
-cdef extern from *:
+cdef extern from "memory.hpp":      # which the next one includes
+    pass
+
+cdef extern from "scratch.hpp":
     """
-    #include <cstdint>
-    #include <cstdlib>
-
-    // Memory of one thread, kept from block to block; a large one is given back after use.
-    struct Scratch {
-      std::uint8_t *data = nullptr;
-      std::size_t capacity = 0;
-
-      std::uint8_t *reserve(std::size_t size) {
-        if (size > capacity || data == nullptr) {
-          std::free(data);
-          capacity = size < 65536 ? 65536 : size;
-          data = static_cast<std::uint8_t *>(std::malloc(capacity));
-          if (data == nullptr) capacity = 0;
-        }
-        return data;
-      }
-      void trim() {
-        if (capacity > (std::size_t{4} << 20)) {
-          std::free(data);
-          data = nullptr;
-          capacity = 0;
-        }
-      }
-      ~Scratch() { std::free(data); }
-    };
-    static thread_local Scratch scratch_in, scratch_out;
+    static thread_local archivestream::Scratch scratch_in, scratch_out;
     """
     uint8_t *reserve_in "scratch_in.reserve"(size_t size) noexcept nogil
     uint8_t *reserve_out "scratch_out.reserve"(size_t size) noexcept nogil
@@ -146,7 +124,11 @@ cdef Status find_data(
     cdef size_t name_size
     cdef const uint8_t *name = name_of(columns, task.block, &name_size)
     cdef uint64_t offset = columns.offset[task.block]
-    cdef Status status = check_local_header(header, available, name, name_size, span)
+    cdef Status status
+    if columns.sources[task.source].layout != ENTRIES:
+        span[0] = 0
+        return OK
+    status = check_local_header(header, available, name, name_size, span)
     if status != OK:
         return status
     # `locate` has seen that there is room for the block with no extra field; with it, there may not be.
@@ -187,7 +169,7 @@ cdef Status decode_block(
         memcpy(target, data, data_size)
         return OK
     if codec == STORED:
-        if plan.verify and crc32_of(0, data, size) != columns.crc32[task.block]:
+        if plan.verify and has_checksum(columns, task) and crc32_of(0, data, size) != columns.crc32[task.block]:
             return BAD_CHECKSUM
         if skip and memcmp(data, plan.prefix, skip):
             return PREFIX_DIFFERS
@@ -221,14 +203,18 @@ cdef Status decode_block(
     return status
 
 
+cdef inline bint has_checksum(const Columns *columns, const Task *task) noexcept nogil:
+    return columns.sources[task.source].layout == ENTRIES
+
+
 cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
     """Read a stored block: header and prefix to scratch memory, the rest to its place, with one call."""
     cdef const Columns *columns = plan.columns
     cdef uint64_t offset = columns.offset[task.block]
     cdef uint64_t size = columns.compressed_size[task.block]
-    cdef uint32_t known = load_span(&columns.spans[task.block])
+    cdef uint32_t span = load_span(&columns.spans[task.block])
+    cdef bint known = span != 0 or columns.sources[task.source].layout != ENTRIES
     cdef size_t skip = 0 if plan.raw else plan.skip
-    cdef uint32_t span = known
     cdef size_t name_size, head
     cdef uint8_t *scratch
     cdef long long got
@@ -242,9 +228,9 @@ cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
             span = likely_span(columns, task.block, span)
         head = span + skip
     else:
-        offset += known
+        offset += span
         head = skip
-    scratch = reserve_in(LOCAL_HEADER + 2 * <size_t> LONGEST_EXTRA + LARGEST_PREFIX)
+    scratch = reserve_in(LOCAL_HEADER + LONGEST_NAME + <size_t> LONGEST_EXTRA + LARGEST_PREFIX)
     if scratch == NULL:
         return NO_MEMORY
     got = read_at_2(fd, scratch, head, task.target, size - skip, offset) if head else (
@@ -261,7 +247,7 @@ cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
             return read_direct(plan, task, fd)
     if <uint64_t> got < head + size - skip:
         return TRUNCATED
-    if plan.verify and not plan.raw:
+    if plan.verify and not plan.raw and has_checksum(columns, task):
         crc = crc32_of(0, scratch + head - skip, skip)
         if crc32_of(crc, task.target, size - skip) != columns.crc32[task.block]:
             return BAD_CHECKSUM

@@ -3,6 +3,8 @@ from libc.stdint cimport uint8_t
 
 
 cdef void settle_malloc() noexcept nogil
+cdef void *take_memory(size_t size, size_t *capacity) noexcept nogil
+cdef void give_memory(void *memory, size_t capacity) noexcept nogil
 
 
 cdef class Buffer:

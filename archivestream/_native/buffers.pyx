@@ -9,37 +9,17 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdlib cimport free
 
-cdef extern from *:
+cdef extern from "memory.hpp":
     """
     #include <atomic>
     #include <cstdint>
     #include <cstdlib>
-    #include <sys/mman.h>
 
     namespace archivestream {
 
-    constexpr std::size_t kAlignment = 64;                      // a cache line, and the widest vector
     constexpr std::size_t kSmallestRecycled = 256 << 10;        // below this, malloc does not ask the kernel
     constexpr std::size_t kRecycledBytes = std::size_t{64} << 20;
     constexpr int kRecycledBlocks = 8;
-
-    constexpr std::size_t kSmallestMapped = 1 << 20;            // from here on, straight from the kernel
-
-    // Large blocks do not go through malloc: given back, they must leave the process, and leave no holes.
-    inline void *allocate(std::size_t size) {
-      void *memory = nullptr;
-      if (size < kSmallestMapped) return posix_memalign(&memory, kAlignment, size) == 0 ? memory : nullptr;
-      memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      return memory == MAP_FAILED ? nullptr : memory;
-    }
-
-    inline void release(void *memory, std::size_t size) {
-      if (size >= kSmallestMapped) {
-        munmap(memory, size);
-        return;
-      }
-      std::free(memory);
-    }
 
     // Freed blocks, oldest first. The lock is only ever tried: a thread that finds it taken (also for good,
     // in a child forked while another thread held it) goes without.
@@ -132,6 +112,16 @@ ALIGNMENT = cpp_alignment
 cdef void settle_malloc() noexcept nogil:
     """Keep the memory of a batch of `bytes` objects for the next one."""
     cpp_settle_malloc()
+
+
+cdef void *take_memory(size_t size, size_t *capacity) noexcept nogil:
+    """Get memory, recycled where there is some of about that size; NULL where there is none."""
+    return cpp_take(size, capacity)
+
+
+cdef void give_memory(void *memory, size_t capacity) noexcept nogil:
+    """Give such memory back, to be recycled."""
+    cpp_give(memory, capacity)
 
 
 @cython.final

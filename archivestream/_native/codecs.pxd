@@ -11,6 +11,9 @@ cpdef enum Codec:
     LZMA = 14
     ZSTD = 93
     XZ = 95
+    # Pieces of a stream, which ZIP has no number for.
+    DEFLATE_SEGMENT = 0xF008    # ends with an empty stored block (a full flush)
+    ZSTD_SEGMENT = 0xF05D       # blocks from the middle of a frame, decoded with the dictionary in `aux`
 
 
 # What can be wrong with one block. Native code returns these; `archivestream.reader` has the table that turns
@@ -30,6 +33,8 @@ cpdef enum Status:
     OUT_OF_BOUNDS = 10        # the block lies outside the part of the archive that holds data
     IMPOSSIBLE_SIZE = 11      # no stream of this length can hold so much
     BAD_NAME = 12             # the name is not valid in its encoding
+    BROKEN_LINK = 13          # a hard link to a member that is not there
+    BAD_INDEX = 14            # a saved index does not fit the archive
     # Well-formed, but refused.
     ENCRYPTED = 20
     PATCHED = 21
@@ -46,6 +51,8 @@ cpdef enum Status:
     PREFIX_DIFFERS = 60       # the member does not begin with the bytes that it should
     NOT_NATIVE = 61           # decoded in Python
     NOT_RUN = 62
+    IN_PIECES = 63            # a range of blocks
+    NOT_FETCHED = 64          # the caller could not read its block
 
 
 cdef Status decode(
@@ -54,3 +61,43 @@ cdef Status decode(
 cdef bint is_native(uint16_t codec) noexcept nogil
 cdef bint is_possible(uint16_t codec, uint64_t compressed_size, uint64_t size) noexcept nogil
 cdef uint32_t crc32_of(uint32_t crc, const uint8_t *data, size_t size) noexcept nogil
+cdef uint32_t crc32_combine(uint32_t first, uint32_t second, uint64_t size) noexcept nogil
+
+# The types of libzstd, opaque here: its header is not on the path of the other extensions.
+cdef extern from *:
+    """
+    typedef struct ZSTD_DCtx_s ZSTD_DCtx;
+    typedef struct ZSTD_DDict_s ZSTD_DDict;
+    """
+    ctypedef struct ZSTD_DCtx:
+        pass
+    ctypedef struct ZSTD_DDict:
+        pass
+
+cdef enum:
+    LARGEST_WINDOW_LOG = 31     # what libzstd decodes: windows of up to 2 GiB
+
+
+cdef Status decode_with_raw_dictionary(
+    const uint8_t *source, size_t source_size, uint8_t *target, size_t target_size,
+    const uint8_t *dictionary, size_t dictionary_size
+) noexcept nogil
+cdef Status decode_with_dictionary(
+    const ZSTD_DDict *dictionary, const uint8_t *source, size_t source_size, uint8_t *target, size_t target_size
+) noexcept nogil
+cdef ZSTD_DDict *new_dictionary(const uint8_t *data, size_t size) noexcept nogil
+cdef uint32_t id_of_dictionary(const ZSTD_DDict *dictionary) noexcept nogil
+cdef void free_dictionary(ZSTD_DDict *dictionary) noexcept nogil
+cdef ZSTD_DCtx *new_stream() noexcept nogil
+cdef void free_stream(ZSTD_DCtx *stream) noexcept nogil
+cdef void begin_frame(ZSTD_DCtx *stream, const ZSTD_DDict *dictionary) noexcept nogil
+cdef Status decode_some(
+    ZSTD_DCtx *stream, const uint8_t *source, size_t source_size, uint8_t *target, size_t capacity,
+    size_t *written, bint *ended
+) noexcept nogil
+cdef size_t zstd_bound(size_t size) noexcept nogil
+cdef size_t zstd_compress(uint8_t *target, size_t capacity, const uint8_t *source, size_t size) noexcept nogil
+cdef size_t deflate_bound(int level, size_t size) noexcept nogil
+cdef size_t deflate_into(
+    int level, const uint8_t *source, size_t size, uint8_t *target, size_t capacity
+) noexcept nogil

@@ -9,6 +9,8 @@ class Codec(IntEnum):
     LZMA = 14
     ZSTD = 93
     XZ = 95
+    DEFLATE_SEGMENT = 0xF008
+    ZSTD_SEGMENT = 0xF05D
 
 class Status(IntEnum):
     OK = 0
@@ -24,6 +26,8 @@ class Status(IntEnum):
     OUT_OF_BOUNDS = 10
     IMPOSSIBLE_SIZE = 11
     BAD_NAME = 12
+    BROKEN_LINK = 13
+    BAD_INDEX = 14
     ENCRYPTED = 20
     PATCHED = 21
     UNSUPPORTED_METHOD = 22
@@ -37,6 +41,8 @@ class Status(IntEnum):
     PREFIX_DIFFERS = 60
     NOT_NATIVE = 61
     NOT_RUN = 62
+    IN_PIECES = 63
+    NOT_FETCHED = 64
 
 def crc32(data: ReadableBuffer, initial: int = 0) -> int: ...
 def adler32(data: ReadableBuffer, initial: int = 1) -> int: ...

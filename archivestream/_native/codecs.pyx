@@ -34,11 +34,38 @@ cdef extern from "libdeflate.h" nogil:
     uint32_t libdeflate_adler32(uint32_t adler, const void *data, size_t size)
 
 cdef extern from "zstd.h" nogil:
-    ctypedef struct ZSTD_DCtx:
-        pass
     size_t ZSTD_decompressDCtx(ZSTD_DCtx *, void *, size_t, const void *, size_t)
+    size_t ZSTD_decompress_usingDict(
+        ZSTD_DCtx *, void *, size_t, const void *, size_t, const void *dictionary, size_t)
+    size_t ZSTD_decompress_usingDDict(ZSTD_DCtx *, void *, size_t, const void *, size_t, const ZSTD_DDict *)
     size_t ZSTD_findFrameCompressedSize(const void *, size_t)
     unsigned ZSTD_isError(size_t code)
+
+    ctypedef struct ZSTD_inBuffer:
+        const void *src
+        size_t size
+        size_t pos
+    ctypedef struct ZSTD_outBuffer:
+        void *dst
+        size_t size
+        size_t pos
+    ctypedef enum ZSTD_dParameter:
+        ZSTD_d_windowLogMax
+    ctypedef enum ZSTD_ResetDirective:
+        ZSTD_reset_session_only
+    ZSTD_DCtx *ZSTD_createDCtx()
+    size_t ZSTD_freeDCtx(ZSTD_DCtx *)
+    size_t ZSTD_DCtx_setParameter(ZSTD_DCtx *, ZSTD_dParameter, int value)
+    size_t ZSTD_DCtx_reset(ZSTD_DCtx *, ZSTD_ResetDirective)
+    size_t ZSTD_DCtx_refDDict(ZSTD_DCtx *, const ZSTD_DDict *)
+    size_t ZSTD_decompressStream(ZSTD_DCtx *, ZSTD_outBuffer *, ZSTD_inBuffer *)
+
+    ZSTD_DDict *ZSTD_createDDict(const void *dictionary, size_t)
+    size_t ZSTD_freeDDict(ZSTD_DDict *)
+    unsigned ZSTD_getDictID_fromDDict(const ZSTD_DDict *)
+
+    size_t ZSTD_compressBound(size_t)
+    size_t ZSTD_compress(void *, size_t, const void *, size_t, int level)
 
 cdef extern from "zstd_errors.h" nogil:
     ctypedef enum ZSTD_ErrorCode:
@@ -70,8 +97,22 @@ cdef extern from *:
       }
     };
     static thread_local ThreadDecoders thread_decoders;
+
+    struct ThreadCompressors {
+      libdeflate_compressor *levels[13] = {};
+
+      libdeflate_compressor *of_level(int level) {
+        if (!levels[level]) levels[level] = libdeflate_alloc_compressor(level);
+        return levels[level];
+      }
+      ~ThreadCompressors() {
+        for (libdeflate_compressor *compressor : levels) libdeflate_free_compressor(compressor);
+      }
+    };
+    static thread_local ThreadCompressors thread_compressors;
     """
     libdeflate_decompressor *cpp_deflate_decoder "thread_decoders.for_deflate"() noexcept nogil
+    libdeflate_compressor *cpp_compressor "thread_compressors.of_level"(int level) noexcept nogil
     ZSTD_DCtx *cpp_zstd_decoder "thread_decoders.for_zstd"() noexcept nogil
 
 
@@ -113,6 +154,33 @@ cdef bint is_possible(uint16_t codec, uint64_t compressed_size, uint64_t size) n
 cdef uint32_t crc32_of(uint32_t crc, const uint8_t *data, size_t size) noexcept nogil:
     """Continue a CRC-32 (the one of ZIP and gzip)."""
     return libdeflate_crc32(crc, data, size) if size else crc
+
+
+cdef uint32_t crc32_combine(uint32_t first, uint32_t second, uint64_t size) noexcept nogil:
+    """The CRC-32 of two texts, one after the other, from the CRC-32 of each and the size of the second.
+
+    Appending a zero bit multiplies a CRC by x modulo the polynomial, so the first is multiplied by x**(8 * size), and
+    that by squaring (Mark Adler's method, in zlib).
+    """
+    cdef uint32_t power = 0x00800000     # x**8, the highest power in the lowest bit
+    cdef uint32_t factor = 0x80000000U   # x**0
+    while size:
+        if size & 1:
+            factor = multiply(factor, power)
+        power = multiply(power, power)
+        size >>= 1
+    return multiply(factor, first) ^ second
+
+
+cdef uint32_t multiply(uint32_t a, uint32_t b) noexcept nogil:
+    """The product of two polynomials modulo that of CRC-32 (reflected)."""
+    cdef uint32_t product = 0
+    while a:
+        if a >> 31:
+            product ^= b
+        a <<= 1
+        b = (b >> 1) ^ 0xEDB88320U if b & 1 else b >> 1
+    return product
 
 
 cdef Status decode(
@@ -166,6 +234,10 @@ cdef Status _unzstd(
             result = ZSTD_decompressDCtx(decoder, target, target_size, source, frames)
             if not ZSTD_isError(result) and result == target_size:
                 return TRAILING_BYTES
+    return _status_of(error)
+
+
+cdef Status _status_of(ZSTD_ErrorCode error) noexcept nogil:
     if error == ZSTD_error_dstSize_tooSmall:
         return TOO_MANY_BYTES
     if error == ZSTD_error_checksum_wrong:
@@ -185,6 +257,116 @@ cdef size_t size_of_frames(const uint8_t *source, size_t size) noexcept nogil:
             break
         at += frame
     return at
+
+
+# ---- zstd: dictionaries, streams, and the compressor of what an index stores ------------------------------------
+
+cdef Status decode_with_raw_dictionary(
+    const uint8_t *source, size_t source_size, uint8_t *target, size_t target_size,
+    const uint8_t *dictionary, size_t dictionary_size
+) noexcept nogil:
+    """Decode one frame with a dictionary that is used but once, and not copied."""
+    cdef ZSTD_DCtx *decoder = cpp_zstd_decoder()
+    cdef uint8_t nothing = 0
+    if decoder == NULL:
+        return NO_MEMORY
+    return _exactly(target_size, ZSTD_decompress_usingDict(
+        decoder, target if target != NULL else &nothing, target_size, source, source_size,
+        dictionary, dictionary_size))
+
+
+cdef Status decode_with_dictionary(
+    const ZSTD_DDict *dictionary, const uint8_t *source, size_t source_size, uint8_t *target, size_t target_size
+) noexcept nogil:
+    """Decode one block of zstd whose frames name a dictionary; both sizes must come out exactly."""
+    cdef ZSTD_DCtx *decoder = cpp_zstd_decoder()
+    cdef uint8_t nothing = 0
+    if decoder == NULL:
+        return NO_MEMORY
+    return _exactly(target_size, ZSTD_decompress_usingDDict(
+        decoder, target if target != NULL else &nothing, target_size, source, source_size, dictionary))
+
+
+cdef Status _exactly(size_t expected, size_t result) noexcept nogil:
+    if ZSTD_isError(result):
+        return _status_of(ZSTD_getErrorCode(result))
+    return OK if result == expected else TOO_FEW_BYTES
+
+
+cdef ZSTD_DDict *new_dictionary(const uint8_t *data, size_t size) noexcept nogil:
+    """Digest a copy of a dictionary; NULL where it is invalid or there is no memory."""
+    return ZSTD_createDDict(data, size)
+
+
+cdef uint32_t id_of_dictionary(const ZSTD_DDict *dictionary) noexcept nogil:
+    """Return the number that frames name; 0 of raw content that is no dictionary."""
+    return ZSTD_getDictID_fromDDict(dictionary)
+
+
+cdef void free_dictionary(ZSTD_DDict *dictionary) noexcept nogil:
+    ZSTD_freeDDict(dictionary)
+
+
+cdef ZSTD_DCtx *new_stream() noexcept nogil:
+    """Make a decoder for streams of any window; the caller has checked the window. NULL: no memory."""
+    cdef ZSTD_DCtx *stream = ZSTD_createDCtx()
+    if stream != NULL:
+        ZSTD_DCtx_setParameter(stream, ZSTD_d_windowLogMax, LARGEST_WINDOW_LOG)
+    return stream
+
+
+cdef void free_stream(ZSTD_DCtx *stream) noexcept nogil:
+    ZSTD_freeDCtx(stream)
+
+
+cdef void begin_frame(ZSTD_DCtx *stream, const ZSTD_DDict *dictionary) noexcept nogil:
+    """Make a stream ready for the header of a frame; the dictionary may be NULL."""
+    ZSTD_DCtx_reset(stream, ZSTD_reset_session_only)
+    ZSTD_DCtx_refDDict(stream, dictionary)
+
+
+cdef Status decode_some(
+    ZSTD_DCtx *stream, const uint8_t *source, size_t source_size, uint8_t *target, size_t capacity,
+    size_t *written, bint *ended
+) noexcept nogil:
+    """Decode the next part of a frame: its header, one block, or its checksum; all of it, or it is bad data."""
+    cdef ZSTD_inBuffer input
+    cdef ZSTD_outBuffer output
+    cdef size_t result
+    input.src, input.size, input.pos = source, source_size, 0
+    output.dst, output.size, output.pos = target, capacity, 0
+    result = ZSTD_decompressStream(stream, &output, &input)
+    written[0] = output.pos
+    ended[0] = result == 0
+    if ZSTD_isError(result):
+        return _status_of(ZSTD_getErrorCode(result))
+    return OK if input.pos == input.size else BAD_DATA
+
+
+cdef size_t zstd_bound(size_t size) noexcept nogil:
+    """Return the most that `zstd_compress` writes."""
+    return ZSTD_compressBound(size)
+
+
+cdef size_t zstd_compress(uint8_t *target, size_t capacity, const uint8_t *source, size_t size) noexcept nogil:
+    """Compress at level 3 to one frame, and return its size; 0 where there is no memory."""
+    cdef size_t written = ZSTD_compress(target, capacity, source, size, 3)
+    return 0 if ZSTD_isError(written) else written
+
+
+# ---- deflate ----------------------------------------------------------------------------------------------------
+
+cdef size_t deflate_bound(int level, size_t size) noexcept nogil:
+    """How many bytes `deflate_into` writes at most; the level is one from 0 to 12."""
+    return libdeflate_deflate_compress_bound(cpp_compressor(level), size)
+
+
+cdef size_t deflate_into(
+    int level, const uint8_t *source, size_t size, uint8_t *target, size_t capacity
+) noexcept nogil:
+    """Compress to a DEFLATE stream, with a compressor that the thread keeps; 0 where there is no memory for one."""
+    cdef libdeflate_compressor *compressor = cpp_compressor(level)
+    return 0 if compressor == NULL else libdeflate_deflate_compress(compressor, source, size, target, capacity)
 
 
 # ---- the functions behind archivestream.deflate ---------------------------------------------------------------

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -6,34 +6,36 @@ from _typeshed import ReadableBuffer
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from archivestream._native.cache import BlockCache
+from archivestream._native.checkpoints import Dictionary
+from archivestream._native.view import IndexView
 from archivestream._native.work import PendingRead
 
 _Bytes: TypeAlias = ReadableBuffer | NDArray[Any]
 
 _Failure: TypeAlias = tuple[int, int, int, int]
 _Fetched: TypeAlias = Sequence[_Bytes | None] | None
+_Fetch: TypeAlias = Callable[[int, int, int], _Bytes | int] | None
 
 @final
 class Reader:
     def __new__(
         cls,
-        columns: dict[str, NDArray[Any]],
-        sources: Sequence[tuple[int, _Bytes | None, int, int]],
-        first_block: NDArray[np.uint64],
-        owner: object,
+        index: IndexView,
+        cache: BlockCache,
         *,
         threads: int,
-        largest: int,
         verify: bool,
-        strict: bool,
-        allow_overlap: bool,
+        dictionaries: Sequence[tuple[int, Dictionary]] = (),
     ) -> Self: ...
-    def read(self, block: int) -> bytes | tuple[int, int]: ...
+    def read(self, block: int, fetch: _Fetch = None) -> bytes | tuple[int, int]: ...
     def payload(self, block: int, fetched: _Bytes | None = None) -> bytes | tuple[int, int]: ...
     def data_offset(self, block: int, header: _Bytes) -> int | tuple[int, int]: ...
     def refusals(self, blocks: NDArray[np.int64]) -> list[tuple[int, int]]: ...
     def ranges(self, blocks: NDArray[np.int64]) -> list[tuple[int, int, int] | None]: ...
-    def read_many(self, blocks: NDArray[np.int64], fetched: _Fetched = None) -> tuple[list[bytes], list[_Failure]]: ...
+    def read_many(
+        self, blocks: NDArray[np.int64], fetched: _Fetched = None, fetch: _Fetch = None
+    ) -> tuple[list[bytes], list[_Failure]]: ...
     def offsets(self, blocks: NDArray[np.int64], offsets: NDArray[np.int64]) -> _Failure | None: ...
     def read_into(
         self,
@@ -41,6 +43,7 @@ class Reader:
         out: _Bytes,
         targets: NDArray[np.int64],
         fetched: _Fetched = None,
+        fetch: _Fetch = None,
     ) -> list[_Failure]: ...
     def submit(
         self,
@@ -48,12 +51,15 @@ class Reader:
         out: _Bytes,
         targets: NDArray[np.int64],
         fetched: _Fetched = None,
+        fetch: _Fetch = None,
     ) -> PendingRead: ...
+    def read_stream(self, source: int, begin: int, out: _Bytes, fetch: _Fetch = None) -> tuple[int, int]: ...
     def read_slots(
         self,
         blocks: NDArray[np.int64],
         out: _Bytes,
         prefix: _Bytes,
         fetched: _Fetched = None,
+        fetch: _Fetch = None,
     ) -> list[_Failure]: ...
-    def check(self, blocks: NDArray[np.int64], fetched: _Fetched = None) -> list[_Failure]: ...
+    def check(self, blocks: NDArray[np.int64], fetched: _Fetched = None, fetch: _Fetch = None) -> list[_Failure]: ...

@@ -11,150 +11,95 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport malloc
 from libc.string cimport memset
 
 from archivestream._native.blocks cimport find_data, run_single
 from archivestream._native.buffers cimport settle_malloc
+from archivestream._native.cache cimport BlockCache
 from archivestream._native.codecs cimport (
-    NOT_NATIVE, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, Status)
+    IN_PIECES, NOT_NATIVE, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, TRUNCATED, Status)
+from archivestream._native.checkpoints cimport Dictionary
+from archivestream._native.columns cimport BLOCKS
 from archivestream._native.plan cimport LARGEST_PREFIX, Columns, Plan, Source, Task, admit, locate
+from archivestream._native.view cimport IndexView
 from archivestream._native.work cimport PendingRead, Work
 
 
 @cython.final
 @cython.no_gc_clear    # finalizers may use it as long as it is there
 cdef class Reader:
-    """Reads the blocks of an index from their sources.
+    """Reads the members of an index from their sources.
 
     Parameters
     ----------
-    columns : dict of str to array
-        The columns of `archivestream.index.Index`.
-    sources : sequence of (int, buffer or None, int, int)
-        Of each source: its descriptor or -1, its bytes where they are in memory, its size, and where the part
-        that holds blocks ends.
-    first_block : array of uint64, shape (len(sources) + 1,)
-        The first block of each source, and the number of all.
-    owner : object
-        Kept alive with the reader: whatever closes the descriptors.
+    index : IndexView
+        Where they are.
+    cache : BlockCache
+        Keeps blocks that members share.
     threads : int
         How many threads work on one batch, the caller's among them.
-    largest : int
-        Members above this size are refused.
     verify : bool
-        Check the CRC-32 of every block that is read; `check` always does.
-    strict : bool
-        Refuse a block with bytes after the end of its compressed stream.
-    allow_overlap : bool
-        Read blocks that run into others, too.
+        Check the checksum of every member or block that is read; `check` always does.
+    dictionaries : sequence of (int, Dictionary)
+        The zstd dictionaries of sources that have one.
+
+    Where native code cannot read a source, the caller fetches: ``fetched`` has the bytes of each member (see
+    `ranges`), and ``fetch(source, begin, end)`` is called, on the caller's thread, for each block that members share;
+    it returns the bytes, or a number that comes back as the errno of `Status.NOT_FETCHED`.
 
     Safe for any number of threads, and in forked processes.
     """
 
-    cdef Columns columns
+    cdef IndexView index
+    cdef const Columns *columns
+    cdef BlockCache cache
     cdef size_t threads
     cdef bint verify
-    cdef object owners
-    cdef list views
-    cdef const uint64_t[::1] first_block
+    cdef object dictionaries
 
     def __cinit__(
-        self, dict columns, sources, const uint64_t[::1] first_block, object owner, *,
-        size_t threads, uint64_t largest, bint verify, bint strict, bint allow_overlap,
+        self, IndexView index not None, BlockCache cache not None, *, size_t threads, bint verify, dictionaries=(),
     ):
-        cdef Columns *c = &self.columns
         cdef Source *source
-        cdef uint64_t n = columns["size"].shape[0]
-        self.owners = (owner, columns, first_block)
-        self.views = []
-        c.n = n
-        c.offset = self._u64(columns["offset"], n)
-        c.compressed_size = self._u64(columns["compressed_size"], n)
-        c.size = self._u64(columns["size"], n)
-        c.codec = self._u16(columns["codec"], n)
-        c.flags = self._u16(columns["flags"], n)
-        c.crc32 = self._u32(columns["crc32"], n)
-        c.name_offset = self._u64(columns["name_offset"], n + 1)
-        c.names = self._u8(columns["names"])
-        if "raw_member" in columns:
-            c.n_raw = columns["raw_member"].shape[0]
-            c.raw_member = self._u32(columns["raw_member"], c.n_raw)
-            c.raw_offset = self._u64(columns["raw_offset"], c.n_raw + 1)
-            c.raw_names = self._u8(columns["raw_names"])
-        if "successor" in columns:
-            c.successor = self._u32(columns["successor"], n)
-        c.n_sources = len(sources)
-        c.first_block = self._u64(first_block, c.n_sources + 1)
-        c.sources = source = <Source *> calloc(c.n_sources + 1, sizeof(Source))
-        # Zero pages until something is read.
-        c.spans = <uint32_t *> calloc(n + 1, sizeof(uint32_t))
-        if c.sources == NULL or c.spans == NULL:
-            raise MemoryError("no memory for a reader")
-        for fd, data, size, data_end in sources:
-            source.fd = fd
-            source.size = size
-            source.data_end = data_end
-            if data is not None:
-                source.memory = self._u8(data)
-            source += 1
-        c.largest = largest
+        cdef Dictionary dictionary
+        self.index = index
+        self.columns = &index.columns
+        self.cache = cache
         self.verify = verify
-        c.strict = strict
-        c.allow_overlap = allow_overlap
         self.threads = threads
-
-    def __dealloc__(self):
-        free(<void *> self.columns.sources)
-        free(self.columns.spans)
-
-    cdef const uint8_t *_u8(self, column) except? NULL:
-        cdef const uint8_t[::1] view = column
-        self.views.append(view)
-        return &view[0] if view.shape[0] else <const uint8_t *> b""
-
-    cdef const uint16_t *_u16(self, column, uint64_t n) except? NULL:
-        cdef const uint16_t[::1] view = column
-        self._hold(view, n)
-        return &view[0] if n else NULL
-
-    cdef const uint32_t *_u32(self, column, uint64_t n) except? NULL:
-        cdef const uint32_t[::1] view = column
-        self._hold(view, n)
-        return &view[0] if n else NULL
-
-    cdef const uint64_t *_u64(self, column, uint64_t n) except? NULL:
-        cdef const uint64_t[::1] view = column
-        self._hold(view, n)
-        return &view[0] if n else NULL
-
-    cdef int _hold(self, view, uint64_t n) except -1:
-        if <uint64_t> view.shape[0] != n:
-            raise ValueError(f"a column has {view.shape[0]} rows instead of {n}")
-        self.views.append(view)
-        return 0
+        self.dictionaries = list(dictionaries)
+        for place, dictionary in self.dictionaries:
+            source = <Source *> &index.columns.sources[<uint32_t> place]
+            source.dictionary = dictionary.handle
 
     cdef Status _prepare(self, Task *task, uint64_t block, size_t position, bint whole) noexcept nogil:
         """Fill in a task from the index, or its status where the index forbids it."""
         memset(task, 0, sizeof(Task))
         task.block = <uint32_t> block
         task.position = <uint32_t> position
-        task.status = OUT_OF_BOUNDS if block >= self.columns.n else admit(&self.columns, block)
+        task.status = OUT_OF_BOUNDS if block >= self.columns.n else admit(self.columns, block)
         if task.status == OK:
             task.status = NOT_RUN
-            locate(&self.columns, task, whole)
+            locate(self.columns, task, whole)
         return task.status
 
-    def read(self, uint64_t block):
-        """Return the bytes of one block, decoded on this thread, or (status, errno)."""
+    def read(self, uint64_t block, fetch=None):
+        """Return the bytes of one member, or (status, errno); decoded on this thread, unless it lies in many blocks."""
         cdef Plan plan
         cdef Task task
-        if self._prepare(&task, block, 0, False) != NOT_RUN:
+        self._prepare(&task, block, 0, False)
+        if task.status == IN_PIECES:
+            one = memoryview(bytearray(8)).cast("q")
+            one[0] = block
+            (data,), failures = self.read_many(one, None, fetch)
+            return failures[0][2:] if failures else data
+        if task.status != NOT_RUN:
             return <int> task.status, task.error
         data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> self.columns.size[block])
         memset(&plan, 0, sizeof(plan))
-        plan.columns = &self.columns
+        plan.columns = self.columns
         plan.verify = self.verify
         task.target = <uint8_t *> PyBytes_AS_STRING(data)
         with nogil:
@@ -168,12 +113,12 @@ cdef class Reader:
         cdef Status status = self._prepare(&task, block, 0, fetched is not None)
         if status == NOT_NATIVE:
             task.status = NOT_RUN
-            locate(&self.columns, &task, fetched is not None)
+            locate(self.columns, &task, fetched is not None)
         if task.status != NOT_RUN:
             return <int> task.status, task.error
         memset(&plan, 0, sizeof(plan))
         data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> self.columns.compressed_size[block])
-        plan.columns = &self.columns
+        plan.columns = self.columns
         plan.raw = True
         task.target = <uint8_t *> PyBytes_AS_STRING(data)
         self._give_input(&task, fetched)
@@ -194,12 +139,12 @@ cdef class Reader:
         """Return where the data of a block begin, from the bytes of its local header, or (status, errno)."""
         cdef Task task
         cdef uint32_t span
-        if self._prepare(&task, block, 0, False) == NOT_NATIVE:
+        if self._prepare(&task, block, 0, True) == NOT_NATIVE:
             task.status = NOT_RUN
-            locate(&self.columns, &task, False)
+            locate(self.columns, &task, True)
         if task.status == NOT_RUN:
             task.status = find_data(
-                &self.columns, &task, &header[0] if header.shape[0] else NULL, header.shape[0], &span)
+                self.columns, &task, &header[0] if header.shape[0] else NULL, header.shape[0], &span)
             if task.status == OK:
                 return self.columns.offset[block] + span
         return <int> task.status, task.error
@@ -210,7 +155,8 @@ cdef class Reader:
         cdef Py_ssize_t i
         cdef list found = []
         for i in range(blocks.shape[0]):
-            if self._prepare(&task, blocks[i], i, False) != NOT_RUN:
+            self._prepare(&task, blocks[i], i, False)
+            if task.status != NOT_RUN and task.status != IN_PIECES:
                 found.append((i, <int> task.status))
         return found
 
@@ -222,24 +168,31 @@ cdef class Reader:
         for i in range(blocks.shape[0]):
             if self._prepare(&task, blocks[i], i, True) == NOT_NATIVE:
                 task.status = NOT_RUN
-                locate(&self.columns, &task, True)
+                locate(self.columns, &task, True)
             found.append((task.source, task.begin, task.end) if task.status == NOT_RUN else None)
         return found
 
-    cdef Work _plan(self, const int64_t[::1] blocks, fetched, owners):
-        """Make the plan of a batch, with no targets yet."""
+    cdef Work _work(self, size_t n, owners):
+        """Make an empty plan."""
         cdef Work work = Work.__new__(Work)
-        cdef size_t n = blocks.shape[0]
-        cdef size_t i
         if n > 0xFFFFFFFF:
             raise ValueError("a batch has fewer than 2**32 members")
-        work.owners = (self, fetched, owners)
-        work.plan.columns = &self.columns
+        work.owners = (self, owners)
+        work.plan.columns = self.columns
         work.plan.verify = self.verify
+        work.plan.cache_limit = self.cache.limit
+        work.plan.cache = self.cache.blocks if self.cache.limit else NULL
         work.plan.n = n
         work.plan.tasks = <Task *> malloc((n + 1) * sizeof(Task))
         if work.plan.tasks == NULL:
             raise MemoryError("no memory for the plan of a batch")
+        return work
+
+    cdef Work _plan(self, const int64_t[::1] blocks, fetched, owners):
+        """Make the plan of a batch, with no targets yet."""
+        cdef size_t n = blocks.shape[0]
+        cdef Work work = self._work(n, (fetched, owners))
+        cdef size_t i
         with nogil:
             for i in range(n):
                 self._prepare(&work.plan.tasks[i], blocks[i], i, False)
@@ -248,12 +201,12 @@ cdef class Reader:
                 raise ValueError(f"{len(fetched)} inputs for a batch of {n}")
             for i, data in enumerate(fetched):
                 if data is not None and work.plan.tasks[i].status == NOT_RUN:
-                    locate(&self.columns, &work.plan.tasks[i], True)
+                    locate(self.columns, &work.plan.tasks[i], True)
                     self._give_input(&work.plan.tasks[i], data)
         return work
 
-    def read_many(self, const int64_t[::1] blocks not None, fetched=None):
-        """Return a list of bytes (None where a block failed) and the failures."""
+    def read_many(self, const int64_t[::1] blocks not None, fetched=None, fetch=None):
+        """Return a list of bytes (None where a member failed) and the failures."""
         cdef Work work = self._plan(blocks, fetched, None)
         cdef list result = PyList_New(work.plan.n)
         cdef Task *task
@@ -263,12 +216,12 @@ cdef class Reader:
             PyList_SET_ITEM_none(result, i)
         for i in range(work.plan.n):
             task = &work.plan.tasks[i]
-            if task.status == NOT_RUN:
+            if task.status == NOT_RUN or task.status == IN_PIECES:
                 data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> self.columns.size[task.block])
                 task.target = <uint8_t *> PyBytes_AS_STRING(data)
                 result[i] = data
         work.owners += (result,)
-        work.start(self.threads, True)
+        work.start(self.threads, True, fetch)
         work.finish()
         failures = work.failures()
         for failure in failures:
@@ -285,17 +238,40 @@ cdef class Reader:
             raise ValueError("offsets must have a row more than the batch")
         offsets[0] = 0
         for i in range(n):
-            status = OUT_OF_BOUNDS if <uint64_t> blocks[i] >= self.columns.n else admit(&self.columns, blocks[i])
+            status = OUT_OF_BOUNDS if <uint64_t> blocks[i] >= self.columns.n else admit(self.columns, blocks[i])
             if status == OK:
                 # An impossible block takes no memory either: what the file has no room for is refused here.
                 self._prepare(&task, blocks[i], i, False)
-                status = OK if task.status == NOT_RUN else task.status
+                status = OK if task.status == NOT_RUN or task.status == IN_PIECES else task.status
             if status != OK and status != NOT_NATIVE:
                 return i, blocks[i], <int> status, 0
             if self.columns.size[blocks[i]] > <uint64_t> (0x7FFFFFFFFFFFFFFF - offsets[i]):
                 return i, blocks[i], <int> NO_MEMORY, 0
             offsets[i + 1] = offsets[i] + <int64_t> self.columns.size[blocks[i]]
         return None
+
+    def read_stream(self, uint32_t source, uint64_t begin, uint8_t[::1] out not None, fetch=None):
+        """Decode a range of the logical stream of a source that has blocks; return (status, errno)."""
+        cdef Work work = self._work(1, (out,))
+        cdef Task *task = work.plan.tasks
+        cdef uint64_t size = out.shape[0]
+        cdef uint64_t stream_size
+        if source >= self.columns.n_sources or self.columns.sources[source].layout != BLOCKS:
+            raise ValueError("the source has no blocks")
+        stream_size = self.columns.sources[source].stream_size
+        memset(task, 0, sizeof(Task))
+        task.status = IN_PIECES
+        if begin > stream_size or size > stream_size - begin:
+            return <int> TRUNCATED, 0
+        if size == 0:
+            return <int> OK, 0
+        task.source = source
+        task.begin, task.end = begin, begin + size
+        task.target = &out[0]
+        work.start(self.threads, True, fetch)
+        work.finish()
+        failures = work.failures()
+        return failures[0][2:] if failures else (<int> OK, 0)
 
     cdef Work _into(
         self, const int64_t[::1] blocks, uint8_t[::1] out, const int64_t[::1] targets, fetched, size_t skip,
@@ -310,7 +286,7 @@ cdef class Reader:
             raise ValueError("a target is missing")
         for i in range(work.plan.n):
             task = &work.plan.tasks[i]
-            if task.status != NOT_RUN:
+            if task.status != NOT_RUN and task.status != IN_PIECES:
                 continue
             size = self.columns.size[task.block]
             if size < skip:
@@ -325,29 +301,29 @@ cdef class Reader:
 
     def read_into(
         self, const int64_t[::1] blocks not None, uint8_t[::1] out not None,
-        const int64_t[::1] targets not None, fetched=None,
+        const int64_t[::1] targets not None, fetched=None, fetch=None,
     ):
-        """Decode block *i* to ``out[targets[i]:]`` and return the failures."""
+        """Decode member *i* to ``out[targets[i]:]`` and return the failures."""
         cdef Work work = self._into(blocks, out, targets, fetched, 0)
-        work.start(self.threads, True)
+        work.start(self.threads, True, fetch)
         work.finish()
         return work.failures()
 
     def submit(
         self, const int64_t[::1] blocks not None, uint8_t[::1] out not None,
-        const int64_t[::1] targets not None, fetched=None,
+        const int64_t[::1] targets not None, fetched=None, fetch=None,
     ):
         """Begin to do what `read_into` does, in the background."""
         cdef PendingRead pending = PendingRead.__new__(PendingRead)
         pending.work = self._into(blocks, out, targets, fetched, 0)
-        pending.work.start(self.threads, False)
+        pending.work.start(self.threads, False, fetch)
         return pending
 
     def read_slots(
         self, const int64_t[::1] blocks not None, uint8_t[::1] out not None, const uint8_t[::1] prefix not None,
-        fetched=None,
+        fetched=None, fetch=None,
     ):
-        """Decode blocks of one size, less a prefix that they share, to consecutive slots of ``out``.
+        """Decode members of one size, less a prefix that they share, to consecutive slots of ``out``.
 
         A compressed block is decoded with its prefix lying over the end of the slot before, which is put
         back afterwards: no byte is copied. So that no two threads meet there, even slots come first, then
@@ -378,22 +354,27 @@ cdef class Reader:
                 targets[i] = (2 * i + phase) * slot
             work = self._into(chosen, out, targets, None if fetched is None else fetched[phase::2], skip)
             for i in range(count):
-                if work.plan.tasks[i].status == NOT_RUN and self.columns.size[chosen[i]] - skip != slot:
+                if work.plan.tasks[i].status in (NOT_RUN, IN_PIECES) and self.columns.size[chosen[i]] - skip != slot:
                     raise ValueError("members of a batch of arrays have one size")
             work.plan.skip = skip
             work.plan.prefix = &prefix[0] if skip else NULL
             # The prefix must lie within the slot before: beyond it, other threads are at work.
             work.plan.room = &out[0] + (skip if skip <= slot else <size_t> out.shape[0])
-            work.start(self.threads, True)
+            work.start(self.threads, True, fetch)
             work.finish()
             failures += [(2 * f[0] + phase, f[1], f[2], f[3]) for f in work.failures()]
         return sorted(failures)
 
-    def check(self, const int64_t[::1] blocks not None, fetched=None):
-        """Decode and verify blocks, whatever `verify` says, without keeping them; return the failures."""
+    def check(self, const int64_t[::1] blocks not None, fetched=None, fetch=None):
+        """Decode and verify members, whatever `verify` says, without keeping them; return the failures.
+
+        All is read from the source anew, and blocks are decoded to their ends.
+        """
         cdef Work work = self._plan(blocks, fetched, None)
         work.plan.verify = True
-        work.start(self.threads, True)
+        work.plan.whole = True
+        work.plan.cache = NULL
+        work.start(self.threads, True, fetch)
         work.finish()
         return work.failures()
 

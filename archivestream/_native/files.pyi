@@ -1,6 +1,9 @@
 from typing import final
 
+from _typeshed import WriteableBuffer
 from typing_extensions import Self
+
+def read_files(paths: list[bytes], sizes: list[int], target: WriteableBuffer) -> tuple[int, int]: ...
 
 @final
 class Descriptor:

@@ -135,8 +135,8 @@ cdef class NameTable:
         if isinstance(name, str):
             try:
                 text = PyUnicode_AsUTF8AndSize(name, &size)
-            except UnicodeEncodeError:      # a lone surrogate: in no archive
-                return -1
+            except UnicodeEncodeError:      # a lone surrogate: a byte in no encoding
+                return self.find(name.encode("utf-8", "surrogatepass"))
         else:
             encoded = <bytes?> name
             text = PyBytes_AS_STRING(encoded)

@@ -9,12 +9,13 @@ from libcpp.algorithm cimport sort
 from libcpp.pair cimport pair
 
 from archivestream._native.codecs cimport (
-    BAD_NAME, BZIP2, ENCRYPTED, IMPOSSIBLE_SIZE, LZMA, NOT_NATIVE, NOT_RUN, NO_MEMORY, OK, OTHER_DISK,
-    OUT_OF_BOUNDS, OVERLAP, OVER_LIMIT, PATCHED, STORED, UNSUPPORTED_METHOD, UNSUPPORTED_VERSION, XZ,
-    is_native, is_possible)
-from archivestream._native.zipscan cimport (
-    ALIAS_BIT, BAD_NAME_BIT, ENCRYPTED_BIT, FORBIDDEN_BITS, LOCAL_HEADER, OTHER_DISK_BIT, OUT_OF_RANGE_BIT,
-    PATCHED_BIT, RAW_NAME_BIT, VERSION_BIT)
+    BAD_INDEX, BAD_NAME, BROKEN_LINK, BZIP2, DEFLATE, ENCRYPTED, IMPOSSIBLE_SIZE, IN_PIECES, LZMA, NOT_NATIVE, NOT_RUN,
+    NO_MEMORY, OK, OTHER_DISK, OUT_OF_BOUNDS, OVERLAP, OVER_LIMIT, PATCHED, STORED, TRUNCATED, UNSUPPORTED_METHOD,
+    UNSUPPORTED_VERSION, XZ, is_native, is_possible)
+from archivestream._native.columns cimport (
+    ALIAS_BIT, BAD_NAME_BIT, BLOCKS, BROKEN_LINK_BIT, ENCRYPTED_BIT, ENTRIES, FORBIDDEN_BITS, OTHER_DISK_BIT,
+    OUT_OF_RANGE_BIT, PATCHED_BIT, RANGES, RAW_NAME_BIT, SEGMENTED_BIT, SPARSE_BIT, VERSION_BIT)
+from archivestream._native.zipscan cimport LOCAL_HEADER
 
 # Source and position in it, then the task.
 ctypedef pair[pair[uint32_t, uint64_t], uint32_t] FileOrder
@@ -33,6 +34,7 @@ cdef Status admit(const Columns *columns, uint64_t block) noexcept nogil:
     """Decide from the index alone whether a block may be read: before memory is taken for it."""
     cdef uint16_t flags = columns.flags[block]
     cdef uint16_t codec = columns.codec[block]
+    cdef uint16_t layout = columns.sources[source_of(columns, <uint32_t> block)].layout
     if flags & FORBIDDEN_BITS:
         if flags & ENCRYPTED_BIT:
             return ENCRYPTED
@@ -48,8 +50,17 @@ cdef Status admit(const Columns *columns, uint64_t block) noexcept nogil:
             return BAD_NAME
         if flags & ALIAS_BIT and not columns.allow_overlap:
             return OVERLAP
+        if flags & BROKEN_LINK_BIT:
+            return BROKEN_LINK
     if columns.size[block] > columns.largest:
         return OVER_LIMIT
+    if layout != ENTRIES:
+        if flags & SPARSE_BIT:
+            return NOT_NATIVE
+        # What lies in the source as it is, is read by its size, wherever the index comes from.
+        if layout == RANGES and (codec != STORED or columns.compressed_size[block] != columns.size[block]):
+            return BAD_INDEX
+        return OK
     if not is_native(codec) and codec != BZIP2 and codec != LZMA and codec != XZ:
         return UNSUPPORTED_METHOD
     if not is_possible(codec, columns.compressed_size[block], columns.size[block]):
@@ -81,7 +92,7 @@ cdef uint32_t source_of(const Columns *columns, uint32_t block) noexcept nogil:
     cdef uint32_t middle
     while low < high:
         middle = (low + high + 1) // 2
-        if columns.first_block[middle] <= block:
+        if columns.first_member[middle] <= block:
             low = middle
         else:
             high = middle - 1
@@ -98,13 +109,13 @@ cdef uint64_t end_of_room(const Columns *columns, const Task *task) noexcept nog
         next_block = columns.successor[task.block]
         if next_block == NO_SUCCESSOR:
             return source.data_end
-    elif next_block == columns.first_block[task.source + 1]:
+    elif next_block == columns.first_member[task.source + 1]:
         return source.data_end
     return min(columns.offset[next_block], source.data_end)
 
 
 cdef void locate(const Columns *columns, Task *task, bint whole) noexcept nogil:
-    """Set the range that a task reads, or its status where there can be none.
+    """Set the range that a task reads, or its status where there can be none: IN_PIECES where it is one of blocks.
 
     With ``whole`` the range holds the longest local extra field that there can be: for callers who fetch the
     range themselves, and cannot go back for more.
@@ -114,7 +125,19 @@ cdef void locate(const Columns *columns, Task *task, bint whole) noexcept nogil:
     cdef uint64_t room, slack
     cdef size_t name_size
     cdef uint32_t span
+    cdef const Source *source
     task.source = source_of(columns, task.block)
+    source = &columns.sources[task.source]
+    if source.layout != ENTRIES:
+        room = source.stream_size if source.layout == BLOCKS else source.data_end
+        if offset > room or columns.size[task.block] > room - offset:
+            task.status = TRUNCATED
+            return
+        task.begin = offset
+        task.end = offset + columns.size[task.block]
+        if source.layout == BLOCKS:
+            task.status = IN_PIECES
+        return
     room = end_of_room(columns, task)
     if offset >= columns.sources[task.source].data_end and not columns.allow_overlap:
         task.status = OUT_OF_BOUNDS
@@ -122,6 +145,9 @@ cdef void locate(const Columns *columns, Task *task, bint whole) noexcept nogil:
     span = load_span(&columns.spans[task.block])
     if span == 0:
         name_of(columns, task.block, &name_size)
+        if name_size > LONGEST_NAME:
+            task.status = BAD_INDEX
+            return
         span = <uint32_t> (LOCAL_HEADER + name_size)
         slack = LONGEST_EXTRA if whole else SLACK
     else:
@@ -133,6 +159,16 @@ cdef void locate(const Columns *columns, Task *task, bint whole) noexcept nogil:
     task.begin = offset
     task.end = offset + span + compressed_size
     task.end += min(slack, room - task.end)
+    # Who fetches the bytes himself fetches all of them. Strict: the segments could decode to other bytes than the
+    # stream that every other reader takes the member for.
+    if (
+        columns.flags[task.block] & SEGMENTED_BIT
+        and columns.codec[task.block] == DEFLATE
+        and not whole
+        and not columns.strict
+        and (source.fd >= 0 or source.memory != NULL)
+    ):
+        task.status = IN_PIECES
 
 
 cdef bint is_direct(const Plan *plan, const Task *task) noexcept nogil:
@@ -161,7 +197,7 @@ cdef Status make_groups(Plan *plan, size_t threads) noexcept nogil:
     cdef bint in_order = True
     cdef Group *group = NULL
     for i in range(plan.n):
-        total += tasks[i].end - tasks[i].begin
+        total += tasks[i].end - tasks[i].begin if tasks[i].status == NOT_RUN else 0
         total_work += plan.columns.size[tasks[i].block] if tasks[i].status == NOT_RUN else 0
         if i and (
             tasks[i].source < tasks[i - 1].source

@@ -25,41 +25,66 @@ cdef bint is_ascii(const uint8_t *text, size_t size) noexcept nogil:
     return True
 
 
+cdef enum:
+    LAST_BEFORE_SURROGATES = 0x9F   # behind a byte ED, which begins U+D000 to U+DFFF
+
+
+cdef inline size_t utf8_sequence(const uint8_t *text, size_t size, uint8_t highest_after_ed) noexcept nogil:
+    """Length of the character at the start of a text in UTF-8, or 0 (RFC 3629, section 4: no overlong forms)."""
+    cdef uint8_t lead = text[0]
+    cdef uint8_t low = 0x80
+    cdef uint8_t high = 0xBF
+    cdef size_t follow, i
+    if lead < 0x80:
+        return 1
+    if 0xC2 <= lead <= 0xDF:
+        follow = 1
+    elif 0xE0 <= lead <= 0xEF:
+        follow = 2
+        if lead == 0xE0:
+            low = 0xA0
+        elif lead == 0xED:
+            high = highest_after_ed
+    elif 0xF0 <= lead <= 0xF4:
+        follow = 3
+        if lead == 0xF0:
+            low = 0x90
+        elif lead == 0xF4:
+            high = 0x8F
+    else:
+        return 0
+    if size - 1 < follow or not low <= text[1] <= high:
+        return 0
+    for i in range(2, follow + 1):
+        if not 0x80 <= text[i] <= 0xBF:
+            return 0
+    return follow + 1
+
+
 cdef bint is_utf8(const uint8_t *text, size_t size) noexcept nogil:
-    """Well-formed UTF-8 as RFC 3629, section 4, has it: no overlong forms, no surrogates."""
+    """Well-formed UTF-8."""
+    return is_well_formed(text, size, LAST_BEFORE_SURROGATES)
+
+
+cdef bint is_generalized_utf8(const uint8_t *text, size_t size) noexcept nogil:
+    """The same with surrogates in it, as Python's error handler ``surrogatepass`` writes them."""
+    return is_well_formed(text, size, 0xBF)
+
+
+cdef inline bint is_well_formed(const uint8_t *text, size_t size, uint8_t highest_after_ed) noexcept nogil:
     cdef size_t i = 0
-    cdef size_t follow
-    cdef uint8_t lead, low, high
+    cdef size_t length
+    cdef uint64_t word
     while i < size:
-        lead = text[i]
-        i += 1
-        if lead < 0x80:
-            continue
-        low, high = 0x80, 0xBF
-        if 0xC2 <= lead <= 0xDF:
-            follow = 1
-        elif 0xE0 <= lead <= 0xEF:
-            follow = 2
-            if lead == 0xE0:
-                low = 0xA0
-            elif lead == 0xED:
-                high = 0x9F
-        elif 0xF0 <= lead <= 0xF4:
-            follow = 3
-            if lead == 0xF0:
-                low = 0x90
-            elif lead == 0xF4:
-                high = 0x8F
-        else:
+        if size - i >= 8:
+            memcpy(&word, text + i, 8)
+            if not word & 0x8080808080808080ULL:
+                i += 8
+                continue
+        length = utf8_sequence(text + i, size - i, highest_after_ed)
+        if length == 0:
             return False
-        if size - i < follow:
-            return False
-        while follow:
-            if not low <= text[i] <= high:
-                return False
-            low, high = 0x80, 0xBF
-            i += 1
-            follow -= 1
+        i += length
     return True
 
 
@@ -82,4 +107,28 @@ cdef size_t cp437_to_utf8(const uint8_t *text, size_t size, uint8_t *to) noexcep
             to[1] = <uint8_t> (0x80 | ((c >> 6) & 0x3F))
             to[2] = <uint8_t> (0x80 | (c & 0x3F))
             to += 3
+    return to - start
+
+
+cdef size_t escape_utf8(const uint8_t *text, size_t size, uint8_t *to) noexcept nogil:
+    """Put a lone surrogate, U+DC80 to U+DCFF, for each byte that is not part of UTF-8 (PEP 383), as three bytes.
+
+    Python reads the result with the error handler ``surrogatepass``. Returns its size: at most three times that of
+    the text.
+    """
+    cdef uint8_t *start = to
+    cdef size_t i = 0
+    cdef size_t length
+    while i < size:
+        length = utf8_sequence(text + i, size - i, LAST_BEFORE_SURROGATES)
+        if length:
+            memcpy(to, text + i, length)
+            to += length
+            i += length
+        else:
+            to[0] = 0xED
+            to[1] = <uint8_t> (0xB0 | (text[i] >> 6))
+            to[2] = <uint8_t> (0x80 | (text[i] & 0x3F))
+            to += 3
+            i += 1
     return to - start

@@ -31,11 +31,15 @@ cdef class Work:
     cdef bint cancelled
     cdef bint finished
     cdef object owners          # what keeps the memory in place
+    cdef list fetched           # … that of compressed blocks
 
     cdef void call_off(self) noexcept
-    cdef int start(self, size_t threads, bint helping) except -1
+    cdef int start(self, size_t threads, bint helping, fetch) except -1
+    cdef size_t fetch_blocks(self, fetch) except? 0
+    cdef void release_blocks(self) noexcept
     cdef int finish(self) except -1
-    cdef int ask_threads(self, size_t helpers) except -1
+    cdef int ask_threads(self, size_t items, size_t helpers) except -1
+    cdef int work_along(self) except -1
     cdef int begin_anew(self) except -1
     cdef bint is_idle(self)
     cdef list failures(self)

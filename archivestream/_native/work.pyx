@@ -3,12 +3,14 @@
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free
 from libcpp cimport bool as cpp_bool
 
-from archivestream._native.blocks cimport run_group
-from archivestream._native.codecs cimport NOT_RUN, NO_MEMORY, OK, Status
-from archivestream._native.plan cimport Task, locate, make_groups
+from archivestream._native.codecs cimport NOT_FETCHED, NOT_RUN, NO_MEMORY, OK, Status
+from archivestream._native.pieces cimport fail_block, make_pieces, reset_pieces, settle_pieces
+from archivestream._native.plan cimport BlockTable, BlockTask, Task, locate, make_groups
+from archivestream._native.scatter cimport run_item
 
 cdef extern from *:
     """
@@ -26,6 +28,9 @@ cdef extern from *:
     """
     shared_ptr[Job] new_job(void (*work)(void *, size_t) noexcept nogil, void *context, size_t items) except +
     void leak_job(shared_ptr[Job] &job) noexcept
+
+cdef enum:
+    LARGEST_FETCH = 16 << 20        # bytes of compressed blocks that a batch holds at a time, and a block more
 
 # How long a wait goes on before it looks for signals, so that Ctrl-C is answered.
 cdef double SLICE = 0.05
@@ -46,8 +51,17 @@ cdef class Work:
             leak_job(self.job)
         else:
             self.call_off()     # begun anew by another finalizer
+        self.release_blocks()
         free(self.plan.tasks)
         free(self.plan.groups)
+        free(self.plan.pieces)
+        free(self.plan.block_tasks)
+
+    cdef void release_blocks(self) noexcept:
+        cdef size_t i
+        for i in range(self.plan.n_block_tasks):
+            if self.plan.block_tasks[i].entry != NULL:
+                self.plan.cache.release(self.plan.block_tasks[i].entry)
 
     cdef void call_off(self) noexcept:
         """Begin no more of the work, and wait for what is under way."""
@@ -58,22 +72,73 @@ cdef class Work:
                     pass
             self.cancelled = True
 
-    cdef int start(self, size_t threads, bint helping) except -1:
+    cdef int start(self, size_t threads, bint helping, fetch) except -1:
         """Set the threads to work; with ``helping`` the caller is going to be one of them."""
         cdef Status status
         self.threads = threads
         with nogil:
             status = make_groups(&self.plan, threads)
+            if status == OK:
+                status = make_pieces(&self.plan)
         if status == NO_MEMORY:
             raise MemoryError("no memory for the plan of a batch")
-        return self.ask_threads(threads - helping)
+        if fetch is not None:
+            # Some at a time, so that a batch takes no memory for all of its compressed blocks.
+            while (end := self.fetch_blocks(fetch)) < self.plan.n_block_tasks:
+                self.ask_threads(end - self.plan.done_blocks, threads - 1)
+                self.work_along()
+                self.plan.done_blocks = end
+        return self.ask_threads(
+            self.plan.n_block_tasks - self.plan.done_blocks + self.plan.n_groups, threads - helping)
 
-    cdef int ask_threads(self, size_t helpers) except -1:
+    cdef size_t fetch_blocks(self, fetch) except? 0:
+        """Have the caller fetch the next blocks, but for those that native code can read or that are in the cache.
+
+        Returns
+        -------
+        size_t
+            The first that was not looked at.
+        """
+        cdef const BlockTable *table = &self.plan.columns.blocks
+        cdef BlockTask *task
+        cdef uint32_t source
+        cdef size_t i
+        cdef const uint8_t[::1] view
+        cdef size_t held = 0
+        self.fetched = []
+        for i in range(self.plan.done_blocks, self.plan.n_block_tasks):
+            if held >= LARGEST_FETCH:
+                return i
+            task = &self.plan.block_tasks[i]
+            source = self.plan.tasks[self.plan.pieces[task.first].task].source
+            if self.plan.columns.sources[source].fd >= 0 or self.plan.columns.sources[source].memory != NULL:
+                continue
+            if self.plan.cache != NULL:
+                task.entry = self.plan.cache.find(task.block, task.upto)
+                if task.entry != NULL:
+                    continue
+            begin = table.offset[task.block]
+            data = fetch(source, begin, begin + table.compressed_size[task.block])
+            if isinstance(data, int):
+                fail_block(&self.plan, task, NOT_FETCHED, data)
+            elif <size_t> len(data) != table.compressed_size[task.block]:
+                continue
+            elif len(data):
+                view = data
+                self.fetched.append(view)
+                held += view.shape[0]
+                task.input = &view[0]
+            else:
+                task.input = <const uint8_t *> b""
+        return self.plan.n_block_tasks
+
+    cdef int ask_threads(self, size_t items, size_t helpers) except -1:
+        """Set so many threads to some items of the plan, from the first that is not done on."""
         cdef cpp_bool asked = False
-        self.job = new_job(run_group, &self.plan, self.plan.n_groups)
+        self.job = new_job(run_item, &self.plan, items)
         self.generation = ThreadPool.generation()
-        # One group for the caller, or for the first thread.
-        helpers = min(helpers, self.plan.n_groups - (helpers < self.threads and self.plan.n_groups > 0))
+        # One item for the caller, or for the first thread.
+        helpers = min(helpers, items - (helpers < self.threads and items > 0))
         if helpers:
             with nogil:
                 asked = ThreadPool.instance().run(self.job, helpers)
@@ -93,25 +158,31 @@ cdef class Work:
                 task.status = NOT_RUN
                 if task.input == NULL:
                     locate(self.plan.columns, task, False)
-        return self.ask_threads(self.threads)
+        reset_pieces(&self.plan)
+        return self.ask_threads(
+            self.plan.n_block_tasks - self.plan.done_blocks + self.plan.n_groups, self.threads)
 
     cdef bint is_idle(self):
         return self.cancelled or self.generation != ThreadPool.generation()
 
     cdef int finish(self) except -1:
         """Work along until the batch is done. Raises what a signal handler raises (KeyboardInterrupt)."""
-        cdef bint done = False
-        cdef Job *job
         if self.finished:
             return 0    # the memory is the caller's again
         if self.is_idle():
             self.begin_anew()
-        job = self.job.get()
+        self.work_along()
+        settle_pieces(&self.plan)
+        self.finished = True
+        return 0
+
+    cdef int work_along(self) except -1:
+        cdef bint done = False
+        cdef Job *job = self.job.get()
         while not done:
             with nogil:
                 done = job.help(SLICE) and job.wait(SLICE)
             PyErr_CheckSignals()
-        self.finished = True
         return 0
 
     cdef list failures(self):

@@ -1,0 +1,13 @@
+from collections.abc import Iterable
+from typing import final
+
+from _typeshed import ReadableBuffer
+from typing_extensions import Self
+
+@final
+class BlockCache:
+    @property
+    def limit(self) -> int: ...
+    def __new__(cls, limit: int) -> Self: ...
+    def put(self, block: int, size: int, pieces: Iterable[ReadableBuffer]) -> None: ...
+    def statistics(self) -> tuple[int, int, int, int]: ...

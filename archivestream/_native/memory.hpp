@@ -1,0 +1,31 @@
+// Memory for buffers: aligned, and large blocks straight from the kernel.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+
+#include <sys/mman.h>
+
+namespace archivestream {
+
+constexpr std::size_t kAlignment = 64;            // a cache line, and the widest vector
+constexpr std::size_t kSmallestMapped = 1 << 20;  // from here on, straight from the kernel
+
+// Large blocks do not go through malloc: given back, they must leave the process, and leave no holes.
+inline void *allocate(std::size_t size) {
+  void *memory = nullptr;
+  if (size < kSmallestMapped) return posix_memalign(&memory, kAlignment, size) == 0 ? memory : nullptr;
+  memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return memory == MAP_FAILED ? nullptr : memory;
+}
+
+// The size as it was asked for.
+inline void release(void *memory, std::size_t size) {
+  if (memory != nullptr && size >= kSmallestMapped) {
+    munmap(memory, size);
+    return;
+  }
+  std::free(memory);
+}
+
+}  // namespace archivestream
