@@ -1,0 +1,188 @@
+"""tar: v7, ustar, GNU and PAX.
+
+Native code skips from header to header (`archivestream._native.tarscan`). The formats that have a tar inside of
+something feed the scanner themselves: `new_scanner`, `check` and `finish` are theirs, too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from archivestream._native.columns import Layout
+from archivestream._native.tarheader import Fault, is_header
+from archivestream._native.tarscan import TarScanner
+from archivestream.errors import CorruptArchiveError, LimitExceededError, SourceError, UnsupportedFeatureError
+from archivestream.formats import names
+from archivestream.index import Index
+from archivestream.limits import Limits
+from archivestream.sources import Source
+
+__all__ = ["HEADER", "check", "finish", "is_tar", "may_be_empty", "new_scanner", "read_index", "scan"]
+
+HEADER = 512  # bytes
+_LARGEST_READ = 256 << 10  # as in native code
+_SUFFIXES = ".tgz", ".taz", ".tzst"  # of names that do without ".tar"
+_BUDGET = 64 << 20  # bytes read between two reports of progress
+
+_FAULTS = {
+    Fault.BAD_CHECKSUM: "the checksum of a header does not match: it is damaged, or no header where one must be",
+    Fault.BAD_NUMBER: "a number in a header is none",
+    Fault.BAD_SIZE: "a size in a header is negative, or more than any file has",
+    Fault.TRUNCATED_HEADER: "the archive ends within a header: it was truncated",
+    Fault.TRUNCATED_DATA: "the archive ends within the data of this member: it was truncated",
+    Fault.TRUNCATED_EXTENSION: "the archive ends within an extension header or a map: it was truncated",
+    Fault.LONG_EXTENSION: "an extension header claims more than 1 MiB",
+    Fault.MANY_EXTENSIONS: "more than 16 extension headers stand before a member",
+    Fault.STRAY_EXTENSION: "the archive ends behind an extension header, whose member is missing",
+    Fault.BAD_RECORD: "a record of a PAX header is malformed",
+    Fault.BAD_VALUE: "a record of a PAX header has a value that is none of its kind",
+    Fault.BAD_MAP: "the map of a sparse member is malformed, out of order, or does not fit its size",
+    Fault.TOO_MANY_EXTENTS: "sparse members have more than 10,000 extents, or links multiply them",
+    Fault.SIZE_WITHOUT_DATA: "a member that has no data claims some",
+    Fault.BAD_FIELD: "the mode, the owner or the time in a header is no number",
+    Fault.DIRTY_TEXT: "a text in a header goes on behind its end",
+    Fault.NOT_UTF8: "a name in an extension header is not UTF-8",
+    Fault.NUL_IN_RECORD: "a record of a PAX header contains a NUL",
+    Fault.REPEATED_RECORD: "a PAX header says the same thing twice",
+    Fault.GLOBAL_RECORD: "a global PAX header gives a path, a link or a size to all members",
+    Fault.MIXED_EXTENSIONS: "extension headers of GNU and of PAX, or global ones, stand before the same member",
+    Fault.BAD_CHARSET: "a PAX header is in an encoding that is not defined",
+    Fault.NO_MAGIC: "a header without a magic number has a type that came with it",
+    Fault.MAP_DIFFERS: "the map of a sparse member does not account for all that is stored",
+    Fault.BEHIND_END: "something follows the end of the archive",
+}
+_BOUNDS = Fault.LONG_EXTENSION, Fault.MANY_EXTENSIONS, Fault.TOO_MANY_EXTENTS
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file that begins with these bytes, 512 or more, is a tar; one that begins with zeros is not decided."""
+    return is_header(head[:HEADER])
+
+
+def may_be_empty(head: bytes, name: str) -> bool:
+    """Whether a file that begins with these bytes may be a tar with no members, which is zeros: its name decides."""
+    base = os.path.basename(name).lower()
+    return not head[:HEADER].strip(b"\0") and (".tar" in base or base.endswith(_SUFFIXES))
+
+
+def read_index(
+    source: Source,
+    *,
+    strict: bool,
+    limits: Limits,
+    metadata_encoding: str | None,
+    progress: Callable[[int, int], object] | None,
+) -> Index:
+    """Read all headers of a tar; see `archivestream.formats.read_index`."""
+    columns = scan(source, strict=strict, limits=limits, metadata_encoding=metadata_encoding, progress=progress)
+    return Index(columns, data_end=[source.size], layouts=[Layout.RANGES], formats=["tar"])
+
+
+def scan(
+    source: Source,
+    *,
+    strict: bool,
+    limits: Limits,
+    metadata_encoding: str | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Read all headers of a tar into the columns of an index."""
+    scanner = new_scanner(strict=strict, limits=limits)
+    size = source.size
+    chunk = memoryview(bytearray(0 if source.is_native else _LARGEST_READ))
+    reported = 0
+    while scanner.wanted < size:
+        if source.memory is not None:
+            check(scanner, scanner.feed(source.memory, 0), source.name, limits)
+        elif source.descriptor >= 0:
+            check(scanner, scanner.scan(source.descriptor, size, _BUDGET), source.name, limits)
+        else:
+            at = scanner.wanted
+            piece = chunk[: min(scanner.window, size - at)]
+            if source.readinto_at(at, piece) < len(piece):
+                raise CorruptArchiveError("the file became shorter while it was read", archive=source.name)
+            check(scanner, scanner.feed(piece, at), source.name, limits)
+        if progress is not None and min(scanner.wanted, size) - reported >= _BUDGET:
+            reported = min(scanner.wanted, size)
+            progress(reported, size)
+    if progress is not None:
+        progress(size, size)
+    return finish(scanner, size, source.name, strict=strict, limits=limits, metadata_encoding=metadata_encoding)
+
+
+def new_scanner(*, strict: bool, limits: Limits) -> TarScanner:
+    """Make a scanner for the stream of one tar."""
+    return TarScanner(strict=strict, max_members=limits.max_members, max_names=limits.max_index_bytes)
+
+
+def finish(
+    scanner: TarScanner, size: int, archive: str, *, strict: bool, limits: Limits, metadata_encoding: str | None
+) -> dict[str, Any]:
+    """Turn what was fed to a scanner into the columns of an index, once the stream is known to have `size` bytes.
+
+    Raises
+    ------
+    CorruptArchiveError
+        If the tar is truncated, or has a name that is not in `metadata_encoding`, or one that strict mode minds.
+    LimitExceededError
+        If links to sparse members multiply their extents.
+    """
+    check(scanner, scanner.end(size), archive, limits)
+    columns: dict[str, Any] = dict(scanner.finish())
+    if metadata_encoding is not None:
+        names.decode_names(columns, metadata_encoding, archive)
+    if strict:
+        _check_names(columns, archive)
+    return columns
+
+
+def check(scanner: TarScanner, fault: int, archive: str, limits: Limits) -> None:
+    """Raise the exception for a fault of a scanner, unless it is none.
+
+    Raises
+    ------
+    CorruptArchiveError, UnsupportedFeatureError, LimitExceededError, SourceError, MemoryError
+        As the fault is; the message says where.
+    """
+    if fault == Fault.NONE:
+        return
+    if fault == Fault.TRUNCATED_DATA:
+        raise CorruptArchiveError(
+            f"{_FAULTS[Fault.TRUNCATED_DATA]} (offset {scanner.offset})", archive=archive, member=scanner.last_name
+        )
+    where = f"(header {scanner.count}, offset {scanner.offset})"
+    if fault == Fault.OUT_OF_MEMORY:
+        raise MemoryError(f"{archive}: no memory for the index")
+    if fault == Fault.READ_FAILED:
+        error = SourceError(f"reading failed: {os.strerror(scanner.read_errno)} {where}", archive=archive)
+        error.errno = scanner.read_errno
+        raise error
+    if fault == Fault.TOO_MANY_MEMBERS:
+        raise LimitExceededError(
+            f"there are more members than Limits.max_members = {limits.max_members}", archive=archive
+        )
+    if fault == Fault.TOO_MANY_BYTES:
+        raise LimitExceededError(
+            f"names and maps take more than Limits.max_index_bytes = {limits.max_index_bytes}", archive=archive
+        )
+    if fault == Fault.UNKNOWN_SPARSE:
+        raise UnsupportedFeatureError(
+            f"a member is sparse in a way that is not known {where}; extract it with GNU tar", archive=archive
+        )
+    kind = LimitExceededError if fault in _BOUNDS else CorruptArchiveError
+    raise kind(f"{_FAULTS[Fault(fault)]} {where}", archive=archive)
+
+
+def _check_names(columns: dict[str, Any], archive: str) -> None:
+    blob = bytes(columns["names"])
+    offsets = np.frombuffer(columns["name_offset"], np.uint64).tolist()
+    for begin, end in itertools.pairwise(offsets):
+        name = blob[begin:end].decode("utf-8", "surrogatepass")
+        reason = names.objection(name)
+        if reason is not None:
+            raise CorruptArchiveError(reason, archive=archive, member=name)
