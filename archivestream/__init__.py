@@ -18,6 +18,7 @@ from archivestream.batch import Batch, PendingBatch
 from archivestream.errors import (
     ArchiveChangedError,
     ArchiveError,
+    ArchiveWarning,
     CorruptArchiveError,
     CudaUnavailableError,
     EncryptedMemberError,
@@ -28,6 +29,7 @@ from archivestream.errors import (
 )
 from archivestream.limits import Limits
 from archivestream.members import Member
+from archivestream.packing import ShardPacker, TarZstPacker, ZipPacker, pack, repack
 from archivestream.summary import Summary
 from archivestream.verification import VerifyReport
 
@@ -39,6 +41,7 @@ __all__ = [
     "ArchiveChangedError",
     "ArchiveDataset",
     "ArchiveError",
+    "ArchiveWarning",
     "Batch",
     "CorruptArchiveError",
     "CudaUnavailableError",
@@ -48,13 +51,18 @@ __all__ = [
     "Member",
     "MemberNotFoundError",
     "PendingBatch",
+    "ShardPacker",
     "SourceError",
     "Summary",
+    "TarZstPacker",
     "UnsupportedFeatureError",
     "VerifyReport",
+    "ZipPacker",
     "__version__",
     "deflate",
     "open",
+    "pack",
+    "repack",
 ]
 
 # What needs an optional package: imported on first use.

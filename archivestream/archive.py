@@ -15,14 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archivestream import extraction, npy
+from archivestream._native.columns import Layout
 from archivestream.batch import Batch, PendingBatch, as_bytes
 from archivestream.errors import ArchiveError
 from archivestream.index import MemberIds
+from archivestream.indexing import MODES, IndexMode
 from archivestream.limits import Limits
 from archivestream.member_io import open_member
 from archivestream.members import Member
 from archivestream.selection import Key, Keys, Names, Selection
-from archivestream.session import MOST_THREADS, Openable, Options, Progress, Session, check_encoding, find_sources
+from archivestream.session import (
+    DEFAULT_CACHE,
+    MOST_THREADS,
+    Openable,
+    Options,
+    Progress,
+    Session,
+    check_encoding,
+    find_sources,
+)
 from archivestream.summary import Summary, summarise
 from archivestream.verification import VerifyReport, verify
 
@@ -33,8 +44,10 @@ def open(  # the name that users type: archivestream.open
     path: Openable | Sequence[Openable],
     *,
     strict: bool = False,
+    index: IndexMode = "auto",
     threads: int | None = None,
     verify: bool = True,
+    cache: int | None = None,
     limits: Limits = Limits(),  # noqa: B008  # immutable
     metadata_encoding: str | None = None,
     progress: Progress | None = None,
@@ -49,22 +62,32 @@ def open(  # the name that users type: archivestream.open
         an archive themselves; file objects must be seekable, and stay the property of the caller.
     strict : bool
         Refuse what is ambiguous or contradictory in an archive, where the default takes the usual reading.
+    index : "auto", "require" or "memory"
+        Where the index comes from. "auto" uses a saved one (see `Archive.save_index`) that is valid, and saves one
+        where building it is work: for all but ZIP, whose directory is one. "require" raises where there is no
+        valid one: nothing is built. "memory" neither reads nor writes one. Building reads the headers of a tar, and
+        decodes all of a ``.tar.zst`` or ``.tar.gz`` once; if that is interrupted, the next one goes on from there.
     threads : int, optional
         Threads that work on one batch, from 1 to 1024; default: as many as there are processors for this process.
     verify : bool
         Check the CRC-32 of every member that is read. `Archive.verify` checks them in any case.
+    cache : int, optional
+        Most bytes of decoded blocks to keep in memory, where members share compressed blocks; 0 keeps none. Default:
+        64 MiB.
     limits : Limits
         Bounds on what the archive may ask for.
     metadata_encoding : str, optional
         Encoding of names that are not marked as UTF-8; default: code page 437, as `zipfile`.
     progress : callable, optional
-        Called with (done, total) while the index is read: bytes of the directory, or, for several archives, of their
-        files.
+        Called with (done, total) while the index is read or built: bytes of the directory of a ZIP, or of the
+        files where there are several or others.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file, or no file that fits the pattern.
+        If there is no such file, no file that fits the pattern, or no saved index though `index` requires one.
+    ArchiveChangedError
+        If `index` requires a saved index, and the one that is there is of another archive or an earlier state of it.
     CorruptArchiveError
         If it is damaged, or no archive: the message says what it looks like.
     UnsupportedFeatureError
@@ -89,15 +112,20 @@ def open(  # the name that users type: archivestream.open
     if isinstance(path, Archive):
         raise TypeError("this is an archive already; select() makes another view of it")
     check_encoding(metadata_encoding)
-    options = Options(strict, threads, verify, limits, metadata_encoding)
+    if index not in MODES:
+        raise ValueError(f"index must be one of {', '.join(map(repr, MODES))}, not {index!r}")
+    size = DEFAULT_CACHE if cache is None else operator.index(cache)
+    if size < 0:
+        raise ValueError(f"cache must be 0 or more bytes, not {size}")
+    options = Options(strict, threads, verify, limits, metadata_encoding, size, index)
     sources = find_sources(path)
     try:
-        reader = options.reader(sources, progress)
+        session = options.open(sources, progress)
     except BaseException:
         for source in sources:
             source.close()
         raise
-    return Archive(Session(reader, options))
+    return Archive(session)
 
 
 class Archive(Sequence[bytes]):
@@ -252,9 +280,10 @@ class Archive(Sequence[bytes]):
         """Open a member as a seekable binary file.
 
         A small member is decoded at once; a large one (above 16 MiB) piece by piece, in memory that does not
-        depend on its size: a stored one can be read anywhere, a compressed one from front to back (seeking
-        back decodes from the start again). The checksum of a large member is checked when it is read from
-        start to end. The file is for one thread at a time, as other files are.
+        depend on its size. A large member of a ZIP can be read anywhere where it is stored, and from front to back
+        where it is compressed (seeking back decodes from the start again); its checksum is checked when it is read
+        from start to end. One of a tar, compressed or not, can be read anywhere; what is checked are the blocks that
+        are decoded for it. The file is for one thread at a time, as other files are.
 
         Parameters
         ----------
@@ -274,6 +303,10 @@ class Archive(Sequence[bytes]):
         """The names of all members, as a sequence: ``names[i]`` is the name of ``self[i]``."""
         return Names(self._selection)
 
+    def files(self) -> NDArray[np.bool_]:
+        """Say of each member whether it is a regular file, and no directory, link or device: a mask for `select`."""
+        return self._selection.files()
+
     def info(self, key: Key) -> Member:
         """Return what the directory says of a member, which is not read.
 
@@ -291,22 +324,24 @@ class Archive(Sequence[bytes]):
         member = self._selection.member(position)
         index = self._selection.index
         column = index.columns
+        has_checksum = index.layouts[index.source_of(member)] == Layout.ENTRIES
         return Member(
             name=index.name(member),
             position=position,
             size=int(column["size"][member]),
             compressed_size=int(column["compressed_size"][member]),
-            crc32=int(column["crc32"][member]),
+            crc32=int(column["crc32"][member]) if has_checksum else None,
             codec=int(column["codec"][member]),
             offset=int(column["offset"][member]),
             timestamp=int(column["timestamp"][member]),
             attributes=int(column["attributes"][member]),
+            directory=index.is_dir(member),
             archive=self._shared.names[index.source_of(member)],
         )
 
     def summary(self) -> Summary:
         """Return what the archive holds, in numbers; no member is read."""
-        return summarise(self._selection)
+        return summarise(self._selection, [str(path) for path in self._shared.reader.sidecars if path is not None])
 
     def namelist(self) -> list[str]:
         """Return the names of all members; `zipfile`'s name of ``list(self.names)``."""
@@ -412,6 +447,33 @@ class Archive(Sequence[bytes]):
             raise TypeError("keys are an iterable of keys; the folder is the second argument: extract(path=...)")
         members = self._selection.members(range(len(self)) if keys is None else keys).tolist()
         return extraction.extract(self._shared.reader, members, path, overwrite=overwrite, progress=progress)
+
+    def save_index(self, path: str | os.PathLike[str] | None = None, *, progress: Progress | None = None) -> list[Path]:
+        """Save the index, so that opening the archive again takes milliseconds, in all processes together.
+
+        Parameters
+        ----------
+        path : path, optional
+            Of the sidecar. `archivestream.open` looks for ``<archive>.asidx`` beside the archive, and then in the cache
+            folder of the user; default: the first of these that can be written to.
+        progress : callable, optional
+            Called with (done, total), as by `archivestream.open`, where there are several files: each is indexed anew.
+
+        Returns
+        -------
+        list of Path
+            What was written, for each file of the archive.
+
+        Raises
+        ------
+        ArchiveChangedError
+            If the archive is not the one that was opened.
+        ValueError
+            If there are several files and one path.
+        OSError
+            If it cannot be written; what was there before is untouched.
+        """
+        return self._shared.save_index(None if path is None else Path(path), progress)
 
     def close(self) -> None:
         """Give back the files. Pending batches end as they would have; views are closed, too."""

@@ -206,7 +206,7 @@ def _files(archive: Archive, extensions: str | Sequence[str] | None, pattern: st
     """View the members that are samples."""
     if pattern is not None:
         archive = archive.select(pattern)
-    keep = ~archive.names.endswith("/")
+    keep = archive.files()
     if extensions is not None:
         suffixes = (extensions,) if isinstance(extensions, str) else tuple(extensions)
         keep &= archive.names.endswith(suffixes, ignore_case=True)

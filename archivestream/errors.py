@@ -85,3 +85,7 @@ class SourceError(ArchiveError, OSError):
 
 class CudaUnavailableError(ArchiveError, RuntimeError):
     """CUDA was asked for and is not there; the message says why."""
+
+
+class ArchiveWarning(UserWarning):
+    """Something about an archive that does no harm, but that its maker would want to know."""

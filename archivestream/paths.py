@@ -9,7 +9,9 @@ import os
 import re
 from collections.abc import Iterator
 
-__all__ = ["expand"]
+from archivestream.sidecar import SUFFIXES
+
+__all__ = ["braces", "expand"]
 
 _MOST = 1_000_000
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
@@ -19,7 +21,7 @@ def expand(path: str) -> list[str]:
     """List the files that a path stands for.
 
     A file of exactly that name is it. Else ``{a,b}`` and ``{000..127}`` are expanded, in order, as the shell does;
-    then ``*``, ``?`` and ``[…]``, sorted by name, with ``**`` for any depth of folders.
+    then ``*``, ``?`` and ``[…]``, sorted by name, with ``**`` for any depth of folders. No pattern fits a saved index.
 
     Raises
     ------
@@ -31,27 +33,28 @@ def expand(path: str) -> list[str]:
     if os.path.exists(path) or not re.search(r"[{*?\[]", path):
         return [path]
     found: list[str] = []
-    for count, one in enumerate(_braces(path)):
+    for count, one in enumerate(braces(path)):
         if count == _MOST:
             raise ValueError(f"{path}: the braces stand for more than {_MOST} paths")
         if os.path.exists(one) or not glob.has_magic(one):
             found.append(one)
             continue
-        matches = sorted(glob.glob(one, recursive=True))
+        matches = sorted(match for match in glob.glob(one, recursive=True) if not match.endswith(SUFFIXES))
         if not matches:
             raise FileNotFoundError(errno.ENOENT, "no file fits the pattern", path)
         found += matches
     return found
 
 
-def _braces(pattern: str) -> Iterator[str]:
+def braces(pattern: str) -> Iterator[str]:
+    """List what the braces of a pattern stand for, in order."""
     start, parts, end = _first_braces(pattern)
     if start < 0:
         yield pattern
         return
     for part in parts:
-        for middle in _braces(part):
-            for rest in _braces(pattern[end:]):
+        for middle in braces(part):
+            for rest in braces(pattern[end:]):
                 yield pattern[:start] + middle + rest
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
+from archivestream._native.columns import Layout
 from archivestream.errors import ArchiveChangedError, ArchiveError, SourceError
-from archivestream.formats import read_index
+from archivestream.fingerprint import describe
 from archivestream.index import Index
+from archivestream.indexing import Indexed, IndexMode, find_index, save
 from archivestream.limits import Limits
 from archivestream.paths import expand
 from archivestream.reader import MemberReader, source_error
@@ -21,9 +25,19 @@ from archivestream.sources import (
     Source,
 )
 
-__all__ = ["MOST_THREADS", "Openable", "Options", "Progress", "Session", "check_encoding", "find_sources"]
+__all__ = [
+    "DEFAULT_CACHE",
+    "MOST_THREADS",
+    "Openable",
+    "Options",
+    "Progress",
+    "Session",
+    "check_encoding",
+    "find_sources",
+]
 
 MOST_THREADS = 1024  # that may work on one batch
+DEFAULT_CACHE = 64 << 20  # bytes of decoded blocks
 
 Progress: TypeAlias = Callable[[int, int], object]
 Openable: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
@@ -74,54 +88,75 @@ class Options:
     verify: bool
     limits: Limits
     metadata_encoding: str | None
+    cache: int
+    index: IndexMode
 
-    def reader(self, sources: Sequence[Source], progress: Progress | None) -> MemberReader:
+    def open(self, sources: Sequence[Source], progress: Progress | None) -> Session:
         """Index the sources, and make the reader of their members."""
-        parts = []
-        total = sum(source.size for source in sources)
-        begin = 0
-        for source in sources:
-            share = _share(progress, begin, source.size, total) if len(sources) > 1 else progress
-            try:
-                index = read_index(
-                    source,
-                    strict=self.strict,
-                    limits=self.limits,
-                    metadata_encoding=self.metadata_encoding,
-                    progress=share,
-                )
-            except ArchiveError:
-                raise
-            except OSError as error:
-                raise source_error(error, source.name) from error
-            parts.append(index)
-            begin += source.size
-            if share is not None and share is not progress:
-                share(0, 0)  # an empty one reports nothing
-        return MemberReader(
-            Index.concatenate(parts),
-            sources,
+        shares = _shares(sources, progress)
+        parts = [self.find_index(source, share) for source, share in zip(sources, shares, strict=True)]
+        reader = MemberReader(
+            Index.concatenate([part.index for part in parts]),
+            [part.source for part in parts],
             limits=self.limits,
             verify=self.verify,
             strict=self.strict,
             threads=self.threads,
+            cache=self.cache,
+            sidecars=[part.sidecar for part in parts],
         )
+        for place, part in enumerate(parts):
+            reader.keep(place, part.content)
+        return Session(reader, self, sources, parts[0].crc32)
+
+    def find_index(self, source: Source, progress: Progress | None, mode: IndexMode | None = None) -> Indexed:
+        """Load or build the index of one source; a failure to read it is a `SourceError`."""
+        try:
+            return find_index(
+                source,
+                mode=mode or self.index,
+                strict=self.strict,
+                limits=self.limits,
+                metadata_encoding=self.metadata_encoding,
+                threads=self.threads,
+                progress=progress,
+                room=self.cache // 2,  # what is decoded and what is kept of it are there at the same time
+            )
+        except (ArchiveError, FileNotFoundError):
+            raise
+        except OSError as error:
+            raise source_error(error, source.name) from error
+
+    def save_index(self, source: Source, index: Index, crc32: int | None, path: Path | None) -> Path:
+        """Save the index of one source."""
+        return save(source, index, crc32, strict=self.strict, metadata_encoding=self.metadata_encoding, path=path)
 
 
-def _share(progress: Progress | None, begin: int, size: int, total: int) -> Progress | None:
-    """Report the progress of one of several sources as a part of the whole, in bytes of their files."""
-    if progress is None:
-        return None
-    report = progress
-    return lambda done, of: report(begin + (size * done // of if of else size), total)
+def _shares(sources: Sequence[Source], progress: Progress | None) -> Iterator[Progress | None]:
+    """Report the progress of each of several sources as a part of the whole, in bytes of their files."""
+    if progress is None or len(sources) == 1:
+        yield from itertools.repeat(progress, len(sources))
+        return
+    total = sum(source.size for source in sources)
+    begin = 0
+    for source in sources:
+        yield _share(progress, begin, source.size, total)
+        begin += source.size
+        progress(begin, total)  # an empty one reports nothing
+
+
+def _share(progress: Progress, begin: int, size: int, total: int) -> Progress:
+    return lambda done, of: progress(begin + (size * done // of if of else size), total)
 
 
 class Session:
     """What an archive and its views have in common: they are closed together."""
 
-    def __init__(self, reader: MemberReader, options: Options) -> None:
+    def __init__(self, reader: MemberReader, options: Options, files: Sequence[Source], crc32: int | None) -> None:
         self.options = options
-        self.names = [source.name for source in reader.sources]
+        self.crc32 = crc32  # of the first file, where that is known
+        self.files = tuple(files)
+        self.names = [source.name for source in files]
         self._reader: MemberReader | None = reader
 
     @property
@@ -141,21 +176,46 @@ class Session:
         # The descriptors close when the last call and the last pending batch have let go of the reader.
         self._reader = None
 
+    def save_index(self, path: Path | None, progress: Progress | None) -> list[Path]:
+        """Save the index of each source: see `archivestream.Archive.save_index`."""
+        index = self.reader.index
+        if len(self.files) == 1:
+            return [self.options.save_index(self.files[0], index, self.crc32, path)]
+        if path is not None:
+            raise ValueError(f"one path for {len(self.files)} indexes; without it, each goes beside its archive")
+        # The index is of all of them together, so that each is indexed once more.
+        written = []
+        for file, share in zip(self.files, _shares(self.files, progress), strict=True):
+            indexed = self.options.find_index(file, share, "memory")
+            written.append(self.options.save_index(file, indexed.index, indexed.crc32, None))
+        return written
+
     def __reduce__(self) -> tuple[Any, ...]:
-        places = [source.path if type(source) is LocalSource else source for source in self.reader.sources]
-        return _reopen, (places, self.options, self.reader.index.fingerprint())
+        places = [file.path if type(file) is LocalSource else file for file in self.files]
+        return _reopen, (places, self.options, _fingerprint(self))
 
 
-def _reopen(places: list[str | Source], options: Options, fingerprint: str) -> Session:
+def _fingerprint(session: Session) -> list[str]:
+    """Tell an archive from another that has come to stand in its place, though its time of modification differ."""
+    index = session.reader.index
+    found = [index.fingerprint()]
+    for file, layout in zip(session.files, index.layouts, strict=True):
+        if layout == Layout.RANGES:  # whose index knows no checksum
+            now = describe(file)
+            found += [now["archive_size"], now["archive_ends"]]
+    return found
+
+
+def _reopen(places: list[str | Source], options: Options, fingerprint: list[str]) -> Session:
     """Open the sources of a pickled archive in another process."""
     sources = [LocalSource(place) if isinstance(place, str) else place for place in places]
     try:
-        reader = options.reader(sources, None)
+        session = options.open(sources, None)
     except SourceError:
         raise
     except ArchiveError as error:
         message = f"the file is not the one that was pickled: {error.reason}; open it again"
         raise ArchiveChangedError(message, archive=error.archive) from error
-    if reader.index.fingerprint() != fingerprint:
+    if _fingerprint(session) != fingerprint:
         raise ArchiveChangedError("the file is not the one that was pickled; open it again", archive=sources[0].name)
-    return Session(reader, options)
+    return session

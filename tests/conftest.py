@@ -19,6 +19,14 @@ OpenAs: TypeAlias = Callable[..., Archive]
 Members: TypeAlias = Sequence[tuple[str, bytes]]
 
 
+@pytest.fixture(autouse=True)
+def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of its own for each test: none looks into, or writes to, that of the user."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture(params=["file", "bytes", "object"])
 def open_as(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenAs]:
     """`archivestream.open` of given bytes: written to a file, as they are, and as a file object."""

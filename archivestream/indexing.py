@@ -1,0 +1,197 @@
+"""The index of one source: loaded from a sidecar, or built and saved."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from archivestream import sidecar
+from archivestream._native.buffers import Buffer
+from archivestream._native.columns import Layout
+from archivestream.errors import (
+    ArchiveChangedError,
+    ArchiveError,
+    ArchiveWarning,
+    CorruptArchiveError,
+    LimitExceededError,
+)
+from archivestream.formats import open_decoded, read_index
+from archivestream.index import Index
+from archivestream.limits import Limits
+from archivestream.sources import Source
+
+__all__ = ["MODES", "IndexMode", "Indexed", "find_index", "save"]
+
+IndexMode: TypeAlias = Literal["auto", "require", "memory"]
+MODES: tuple[IndexMode, ...] = ("auto", "require", "memory")
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A source with its index.
+
+    Attributes
+    ----------
+    index : Index
+        Where the members are.
+    source : Source
+        What the index speaks of: the file, or what it decodes to.
+    crc32 : int or None
+        Of the whole file, where it is known.
+    sidecar : Path or None
+        Where the index is saved.
+    content : list of Buffer
+        What its blocks decode to, where building the index has shown that.
+    """
+
+    index: Index
+    source: Source
+    crc32: int | None = None
+    sidecar: Path | None = None
+    content: Sequence[Buffer] = ()
+
+
+def find_index(
+    source: Source,
+    *,
+    mode: IndexMode,
+    strict: bool,
+    limits: Limits,
+    metadata_encoding: str | None,
+    threads: int | None,
+    progress: Callable[[int, int], object] | None,
+    room: int = 0,
+) -> Indexed:
+    """Load the index of a source, or build it; see ``index`` of `archivestream.open`.
+
+    Where building it decodes the source, and to no more bytes than there is `room` for, they are returned, too.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no saved index, and `mode` requires one.
+    StaleSidecar, CorruptArchiveError
+        If `mode` requires a saved index, and the one that is there cannot be trusted.
+    ArchiveError
+        As `archivestream.formats.read_index` raises them.
+    """
+    if mode != "memory":
+        saved = _load(source, mode, strict, limits, metadata_encoding, progress)
+        if saved is not None:
+            return saved
+    resume, keep = None, None
+    if mode == "auto":
+        resume = _load_partial(source, strict, metadata_encoding)
+        keep = _keeper(source, strict, metadata_encoding)
+    try:
+        found = read_index(
+            source,
+            strict=strict,
+            limits=limits,
+            metadata_encoding=metadata_encoding,
+            threads=threads,
+            progress=progress,
+            resume=resume,
+            keep=keep,
+            room=room,
+        )
+    except ArchiveError:
+        if resume is not None:
+            sidecar.drop_partial(source)  # nothing comes of it
+        raise
+    path = None
+    # The directory of a ZIP is an index already.
+    if mode == "auto" and found.index.layouts[0] != Layout.ENTRIES and sidecar.places(source):
+        try:
+            path = save(source, found.index, found.crc32, strict=strict, metadata_encoding=metadata_encoding)
+        except ArchiveChangedError:
+            raise
+        except OSError as error:
+            warnings.warn(
+                f"{source.name}: the index could not be saved, and is built anew each time: {error.strerror or error}; "
+                "index='memory' does without",
+                ArchiveWarning,
+                stacklevel=2,
+            )
+    return Indexed(found.index, found.source, found.crc32, path, found.content)
+
+
+def save(
+    source: Source,
+    index: Index,
+    crc32: int | None,
+    *,
+    strict: bool,
+    metadata_encoding: str | None,
+    path: Path | None = None,
+) -> Path:
+    """Save the index of a source, and return where.
+
+    Raises
+    ------
+    ArchiveChangedError
+        If the source has changed since it was opened.
+    OSError
+        If it cannot be written; what was there before is untouched.
+    """
+    metadata = sidecar.Metadata(index.formats[0], index.layouts[0], index.data_end[0], strict, metadata_encoding, crc32)
+    return sidecar.save(index.columns, metadata, source, path)
+
+
+def _load(
+    source: Source,
+    mode: IndexMode,
+    strict: bool,
+    limits: Limits,
+    metadata_encoding: str | None,
+    progress: Callable[[int, int], object] | None,
+) -> Indexed | None:
+    try:
+        saved = sidecar.load_any(source, strict=strict, metadata_encoding=metadata_encoding, progress=progress)
+    except (ArchiveChangedError, CorruptArchiveError, OSError):
+        if mode == "require":
+            raise
+        return None  # and is replaced where building it anew is work
+    if saved is None:
+        if mode == "require":
+            name = getattr(source, "path", source.name)
+            raise FileNotFoundError(
+                errno.ENOENT, "there is no saved index of the archive; `archivestream index` makes one", name
+            )
+        return None
+    metadata = saved.metadata
+    index = Index(saved.columns, data_end=[metadata.data_end], layouts=[metadata.layout], formats=[metadata.format])
+    for what, value in (("max_members", len(index)), ("max_index_bytes", index.nbytes)):
+        if value > getattr(limits, what):
+            raise LimitExceededError(
+                f"the saved index has {value}, more than Limits.{what} = {getattr(limits, what)}", archive=source.name
+            )
+    if saved.touched and mode == "auto":
+        with contextlib.suppress(OSError):  # it is valid as it is
+            sidecar.save(saved.columns, metadata, source, saved.path)
+    return Indexed(index, open_decoded(source, index), metadata.crc32, saved.path)
+
+
+def _load_partial(source: Source, strict: bool, metadata_encoding: str | None) -> Mapping[str, Any] | None:
+    """Load what an interrupted build has left, unless it is of another archive."""
+    try:
+        saved = sidecar.load_partial(source, strict=strict, metadata_encoding=metadata_encoding)
+    except (ArchiveChangedError, CorruptArchiveError, OSError):
+        return None
+    return None if saved is None or "block_start" not in saved.columns else saved.columns
+
+
+def _keeper(source: Source, strict: bool, metadata_encoding: str | None) -> Callable[[Mapping[str, Any]], object]:
+    metadata = sidecar.Metadata("tar.zst", Layout.BLOCKS, source.size, strict, metadata_encoding)
+
+    def keep(columns: Mapping[str, Any]) -> None:
+        if len(columns["block_start"]):
+            with contextlib.suppress(OSError):  # all that is lost is time, should the build be interrupted
+                sidecar.save_partial(columns, metadata, source)
+
+    return keep
