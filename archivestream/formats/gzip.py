@@ -1,0 +1,294 @@
+"""gzip (RFC 1952): a tar or a single file, compressed.
+
+The first open decodes all of it once, finds the members, and makes the index that later reads go by. That takes as
+long as rapidgzip does: some 400 MB of decoded bytes a second, in parallel from four threads on. A file of several
+gzip members is decoded a second time, on one thread, for the lengths that rapidgzip does not check.
+
+A member of a file (2.3)::
+
+     0  1F 8B 08                            10  u16 length and extra field, if bit 2 of the flags
+     3  u8 flags                             .  name in Latin-1, up to a zero, if bit 3
+     4  u32 time of modification (Unix)      .  comment, up to a zero, if bit 4
+     8  u8 extra flags                       .  u16 CRC of the header, if bit 1
+     9  u8 operating system                  .  the deflate stream
+                                             .  u32 CRC-32, u32 size modulo 2**32 (ISIZE)
+
+What the stream decodes to is cut into blocks of 256 KiB, each with a CRC-32 that every later read is checked with.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import zlib
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from archivestream._native.codecs import Codec, crc32
+from archivestream._native.columns import BlockFlag, Layout
+from archivestream.columns import DTYPES
+from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
+from archivestream.fingerprint import whole_crc32
+from archivestream.formats.content import Content
+from archivestream.index import Index
+from archivestream.limits import Limits
+from archivestream.sources import Source
+from archivestream.sources.gzip import GzipDecoder, GzipSource
+
+__all__ = ["SIGNATURE", "open_decoded", "read_index"]
+
+SIGNATURE = b"\x1f\x8b"
+_FEXTRA, _FNAME = 4, 8
+_HEAD = struct.Struct("<3sBL2x")
+_END = struct.Struct("<Q")  # in front of the seek points: where the last member of the file ends
+_LONGEST_HEADER = 128 << 10  # of which a name is looked for
+_BLOCK = 256 << 10
+_PIECE = 256 << 10
+_REGULAR_FILE = 0o100644 << 16
+_SUFFIXES = {".gz": "", ".tgz": ".tar", ".taz": ".tar"}
+
+Progress: TypeAlias = Callable[[int, int], object]
+
+
+def read_index(
+    source: Source,
+    *,
+    strict: bool,
+    limits: Limits,
+    metadata_encoding: str | None,
+    threads: int | None,
+    progress: Progress | None,
+) -> tuple[Index, GzipSource, int]:
+    """Decode a gzip file once, and index it; see `archivestream.formats.read_index`.
+
+    Returns
+    -------
+    Index, GzipSource, int
+        Of the decoded stream; that stream; and the CRC-32 of the file.
+
+    Raises
+    ------
+    CorruptArchiveError
+        If anything in the file contradicts the format; in strict mode also where zeros follow the last member.
+    ImportError
+        If rapidgzip is not installed.
+    """
+    if threads is None:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def decode(end: int, threads: int) -> _Decoded:
+        content = Content(source.name, strict=strict, limits=limits, metadata_encoding=metadata_encoding)
+        return _decode(source, end, threads, progress, content)
+
+    end = source.size
+    try:
+        found = decode(end, threads)
+    except CorruptArchiveError as error:
+        # Say what is wrong and where; or find where padding begins.
+        end = _check_members(source, strict, progress)
+        if end == source.size:
+            if error.__cause__ is None:  # what it decodes to is wrong
+                raise
+            message = f"zlib decodes it and rapidgzip does not ({error.reason})"
+            raise UnsupportedFeatureError(message, archive=source.name) from error
+        found = decode(end, 1)
+    else:
+        isize = int.from_bytes(source.read_at(end - 4, 4), "little")
+        if isize != found.size & 0xFFFFFFFF:  # several members, or a wrong one
+            _check_members(source, strict, progress)
+    columns = _block_columns(found, end)
+    if found.members is None:
+        columns |= _member_columns(source, found, metadata_encoding)
+    else:
+        columns |= {name: np.frombuffer(data, DTYPES[name]) for name, data in found.members.items()}
+    columns["codec"] = np.full(len(columns["size"]), Codec.DEFLATE, np.uint16)
+    columns["compressed_size"] = (columns["size"] * (source.size / max(1, found.size))).astype(np.uint64)
+    crc = found.base_crc32 if end == source.size and found.base_crc32 is not None else whole_crc32(source)
+    index = Index(
+        columns,
+        data_end=[found.size],
+        layouts=[Layout.BLOCKS],
+        formats=["gz" if found.members is None else "tar.gz"],
+    )
+    return index, open_decoded(source, index), crc
+
+
+def open_decoded(source: Source, index: Index) -> GzipSource:
+    """Open what a gzip file decodes to, with the seek points of its index.
+
+    Raises
+    ------
+    CorruptArchiveError
+        If the index, which may come from a file, cannot be of this source.
+    """
+    saved = index["gzip_index"].tobytes()
+    if len(saved) < _END.size or (end := _END.unpack_from(saved)[0]) > source.size:
+        raise CorruptArchiveError(
+            "its saved index does not fit it; delete that, and open it again", archive=source.name
+        )
+    return GzipSource(source, index.data_end[0], saved[_END.size :], end)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """What one pass over a file has found."""
+
+    size: int
+    crc32: int
+    block_crc32: array[int]
+    index: bytes
+    base_crc32: int | None
+    members: Mapping[str, Any] | None
+
+
+def _decode(
+    source: Source,
+    end: int,
+    threads: int,
+    progress: Progress | None,
+    content: Content,
+) -> _Decoded:
+    """Decode a file from its beginning to its end."""
+    buffer = bytearray(_BLOCK)
+    crcs = array("I")
+    size = crc = 0
+    decoder = GzipDecoder(source, end, threads=threads)
+    try:
+        with memoryview(buffer) as view:
+            while got := decoder.readinto_at(size, view):
+                block = view[:got]
+                content.take(block)
+                crcs.append(crc32(block))
+                crc = crc32(block, crc)
+                size += got
+                if progress is not None:
+                    progress(min(decoder.position, end), source.size)
+        index = decoder.export() if size else b""
+        base_crc32 = decoder.base_crc32
+    finally:
+        decoder.close()
+    return _Decoded(size, crc, crcs, index, base_crc32, content.finish())
+
+
+def _check_members(source: Source, strict: bool, progress: Progress | None) -> int:
+    """Decode all members with zlib, which checks CRC-32 and ISIZE of each; return where the last one ends."""
+
+    def corrupt(message: str) -> CorruptArchiveError:
+        return CorruptArchiveError(message, archive=source.name)
+
+    at = begin = number = 0  # of what is read next; of the member; its place among the others
+    data = b""
+    while True:
+        if not data:
+            data = bytes(source.read_at(at, _PIECE))
+            at += len(data)
+        begin = at - len(data)
+        if number and not data:
+            return begin
+        if number and not data.startswith(SIGNATURE[: len(data)]):
+            return _check_padding(source, begin, strict)
+        decoder = zlib.decompressobj(wbits=31)
+        while not decoder.eof:
+            if not data:
+                data = bytes(source.read_at(at, _PIECE))
+                at += len(data)
+                if not data:
+                    raise corrupt(f"the file ends within the gzip member at offset {begin}: it was truncated")
+                if progress is not None:
+                    progress(at, source.size)
+            try:
+                decoder.decompress(data, _BLOCK)  # no more at a time: what it expands to is of any size
+            except zlib.error as error:
+                reason = str(error).rpartition(": ")[2]
+                raise corrupt(f"the gzip member at offset {begin} is damaged: {reason}") from error
+            data = decoder.unused_data or decoder.unconsumed_tail  # the former at its end only
+        number += 1
+
+
+def _check_padding(source: Source, begin: int, strict: bool) -> int:
+    """Let zeros stand behind the last member, as tapes leave them and gzip accepts; nothing else."""
+    for at in range(begin, source.size, _BLOCK):
+        if any(source.read_at(at, _BLOCK)):
+            message = f"what follows the last gzip member, at offset {begin}, is none"
+            raise CorruptArchiveError(message, archive=source.name)
+    if strict:
+        raise CorruptArchiveError(
+            f"{source.size - begin} zero bytes follow the last gzip member, at offset {begin}", archive=source.name
+        )
+    return begin
+
+
+def _block_columns(found: _Decoded, end: int) -> dict[str, Any]:
+    """Cut the decoded stream into blocks, each of which lies in it as it is."""
+    m = len(found.block_crc32)
+    starts = np.arange(m, dtype=np.uint64) * np.uint64(_BLOCK)
+    sizes = np.minimum(np.uint64(_BLOCK), np.uint64(found.size) - starts)
+    return {
+        "block_start": starts,
+        "block_size": sizes,
+        "block_offset": starts,
+        "block_compressed_size": sizes,
+        "block_codec": np.full(m, Codec.STORED, np.uint16),
+        "block_flags": np.full(m, BlockFlag.CHECKED_BIT, np.uint16),
+        "block_crc32": np.array(found.block_crc32, np.uint32),
+        "aux": np.empty(0, np.uint8),
+        "aux_offset": np.zeros(m + 1, np.uint64),
+        "gzip_index": np.frombuffer(_END.pack(end) + found.index, np.uint8),
+    }
+
+
+def _member_columns(source: Source, found: _Decoded, encoding: str | None) -> dict[str, Any]:
+    """Make the whole stream one member."""
+    modified, in_header = _read_header(source, encoding)
+    name = (_name_of(source) or in_header or "data").encode("utf-8", "surrogatepass")
+    values = {
+        "size": found.size,
+        "offset": 0,
+        "crc32": found.crc32,
+        "flags": 0,
+        "timestamp": _dos_time(modified),
+        "attributes": _REGULAR_FILE,
+    }
+    columns: dict[str, Any] = {key: np.array([value], DTYPES[key]) for key, value in values.items()}
+    columns["names"] = np.frombuffer(name, np.uint8)
+    columns["name_offset"] = np.array([0, len(name)], np.uint64)
+    return columns
+
+
+def _name_of(source: Source) -> str | None:
+    """Return the name of the file without its suffix, as gunzip names what it unpacks."""
+    path = getattr(source, "path", None)
+    if path is None:
+        return None
+    stem, suffix = os.path.splitext(os.path.basename(path))
+    if suffix.lower() not in _SUFFIXES or not stem:
+        return None
+    name: str = stem + _SUFFIXES[suffix.lower()]
+    return name
+
+
+def _read_header(source: Source, encoding: str | None) -> tuple[int, str | None]:
+    """Read the time of modification and the name in the header of the first member; 0 and None where there are none."""
+    head = bytes(source.read_at(0, _LONGEST_HEADER))
+    _, flags, modified = _HEAD.unpack_from(head)
+    at = _HEAD.size
+    if flags & _FEXTRA:
+        at += 2 + int.from_bytes(head[at : at + 2], "little")
+    end = head.find(b"\0", at)
+    if not flags & _FNAME or end < 0:
+        return modified, None
+    name = head[at:end].decode(encoding or "latin-1", "replace")
+    return modified, name.rpartition("/")[2] or None  # "with any directory components removed" (2.3.1)
+
+
+def _dos_time(seconds: int) -> int:
+    """Convert Unix time to MS-DOS date and time, which begin with 1980; 0 where it is not known."""
+    t = time.gmtime(seconds)
+    if t.tm_year < 1980:
+        return 0
+    return (t.tm_year - 1980) << 25 | t.tm_mon << 21 | t.tm_mday << 16 | t.tm_hour << 11 | t.tm_min << 5 | t.tm_sec >> 1
