@@ -24,10 +24,14 @@ from libc.string cimport memchr, memcmp, memcpy
 from libcpp.vector cimport vector
 
 from archivestream._native.buffers cimport Buffer
-from archivestream._native.codecs cimport (
-    BAD_LOCAL_SIGNATURE, NAME_DIFFERS, OK, TRUNCATED, crc32_of)
-from archivestream._native.loads cimport u16, u32, u64
+from archivestream._native.codecs cimport BAD_LOCAL_SIGNATURE, DEFLATE, NAME_DIFFERS, OK, TRUNCATED
+from archivestream._native.columns cimport (
+    ALIAS_BIT, BAD_NAME_BIT, ELSEWHERE_BITS, ENCRYPTED_BIT, OTHER_DISK_BIT, OUT_OF_RANGE_BIT, PATCHED_BIT,
+    RAW_NAME_BIT, UTF8_BIT, VERSION_BIT)
+from archivestream._native.loads cimport u16, u32
 from archivestream._native.text cimport cp437_to_utf8, is_ascii, is_utf8
+from archivestream._native.zipextra cimport (
+    BAD_SIGNATURE, CENTRAL_HEADER, MORE, NONE, OUT_OF_MEMORY, TOO_MANY, Entry, Fault, read_extra)
 
 cdef extern from "zip_columns.hpp" namespace "archivestream":
     bint cpp_append_raw "archivestream::append_raw"(
@@ -40,28 +44,8 @@ cdef extern from "zip_columns.hpp" namespace "archivestream":
 # Positions of members fit 32 bits, and all ones means none.
 cdef uint64_t MEMBERS_LIMIT = 0xFFFFFFFEULL
 
-# In a 32-bit or 16-bit field: the value is in the ZIP64 field (4.4.1.4).
-cdef uint32_t SENTINEL32 = 0xFFFFFFFFU
-cdef uint16_t SENTINEL16 = 0xFFFFU
-
 cdef enum:
-    CENTRAL_HEADER = 46
     HIGHEST_VERSION = 63
-    ZIP64_EXTRA = 0x0001
-    UNICODE_PATH_EXTRA = 0x7075
-
-
-# What makes a directory unreadable as a whole.
-cpdef enum Fault:
-    NONE = 0
-    MORE = 1                # the chunk ends within an entry
-    BAD_SIGNATURE = 2
-    BAD_EXTRA = 3
-    SHORT_ZIP64 = 4
-    SECOND_ZIP64 = 5
-    BAD_UNICODE_PATH = 6
-    OUT_OF_MEMORY = 7
-    TOO_MANY = 8
 
 
 cdef Status check_local_header(
@@ -84,16 +68,6 @@ cdef Status check_local_header(
         return NAME_DIFFERS
     span[0] = <uint32_t> (LOCAL_HEADER + name_size + u16(header + 28))
     return OK
-
-
-cdef struct Entry:
-    uint64_t size
-    uint64_t compressed_size
-    uint64_t offset
-    uint32_t disk
-    uint16_t flags
-    const uint8_t *unicode_path
-    size_t unicode_path_size
 
 
 @cython.final
@@ -129,6 +103,9 @@ cdef class DirectoryScanner:
     cdef vector[uint32_t] raw_member
     cdef vector[uint64_t] raw_offset
     cdef vector[uint8_t] raw_names
+    cdef vector[uint32_t] segment_member
+    cdef vector[uint64_t] segment_offset
+    cdef vector[uint8_t] segment_fields
     cdef bint in_order, keep_raw
     cdef readonly uint64_t count
 
@@ -216,12 +193,19 @@ cdef class DirectoryScanner:
             entry.flags = 0
             entry.unicode_path = NULL
             entry.unicode_path_size = 0
+            entry.segments = NULL
+            entry.segments_size = 0
             if extra_size:
                 fault = read_extra(at, name_size, extra_size, &entry)
                 if fault != NONE:
                     return fault
             self._flag(at, &entry)
             if not self._add_name(at + CENTRAL_HEADER, name_size, &entry):
+                return OUT_OF_MEMORY
+            if entry.segments != NULL and u16(at + 10) == DEFLATE and not cpp_append_raw(
+                self.segment_member, self.segment_offset, self.segment_fields, <uint32_t> i,
+                entry.segments, entry.segments_size
+            ):
                 return OUT_OF_MEMORY
             self.size[i] = entry.size
             self.compressed_size[i] = entry.compressed_size
@@ -323,7 +307,11 @@ cdef class DirectoryScanner:
         return True
 
     def finish(self):
-        """Hand over the columns, each as a `Buffer`; the scanner is empty after it."""
+        """Hand over the columns, each as a `Buffer`; the scanner is empty after it.
+
+        The fields that say how members are segmented, as they stand in the directory, are ``segment_fields``:
+        `archivestream.formats.zip_segments` makes columns of them.
+        """
         cdef uint32_t n = <uint32_t> self.count
         cdef uint32_t *successor = NULL
         if not self.in_order:
@@ -351,6 +339,11 @@ cdef class DirectoryScanner:
             columns["raw_member"] = copy_of(self.raw_member.data(), 4 * self.raw_member.size())
             columns["raw_offset"] = copy_of(self.raw_offset.data(), 8 * self.raw_offset.size())
             columns["raw_names"] = copy_of(self.raw_names.data(), self.raw_names.size())
+        if not self.segment_member.empty():
+            self.segment_offset.push_back(self.segment_fields.size())
+            columns["segment_member"] = copy_of(self.segment_member.data(), 4 * self.segment_member.size())
+            columns["segment_offset"] = copy_of(self.segment_offset.data(), 8 * self.segment_offset.size())
+            columns["segment_fields"] = copy_of(self.segment_fields.data(), self.segment_fields.size())
         self.capacity = 0
         self.count = 0
         return columns
@@ -369,74 +362,3 @@ cdef Buffer copy_of(const void *data, size_t size):
     cdef Buffer buffer = Buffer(size)
     memcpy(buffer.data, data, size)
     return buffer
-
-
-cdef Fault read_extra(
-    const uint8_t *header, size_t name_size, size_t extra_size, Entry *entry
-) noexcept nogil:
-    """Read the ZIP64 (4.5.3) and the Unicode Path field (4.6.9) of a central header.
-
-    One to three stray bytes at the end are tolerated: alignment tools leave them.
-    """
-    cdef const uint8_t *at = header + CENTRAL_HEADER + name_size
-    cdef const uint8_t *end = at + extra_size
-    cdef const uint8_t *field
-    cdef size_t size
-    cdef uint16_t kind
-    cdef bint seen = False
-    while end - at >= 4:
-        kind = u16(at)
-        size = u16(at + 2)
-        field = at + 4
-        if <size_t> (end - field) < size:
-            return BAD_EXTRA
-        at = field + size
-        if kind == ZIP64_EXTRA and (
-            u32(header + 20) == SENTINEL32 or u32(header + 24) == SENTINEL32
-            or u32(header + 42) == SENTINEL32 or u16(header + 34) == SENTINEL16
-        ):
-            if seen:
-                return SECOND_ZIP64
-            seen = True
-            if not read_zip64(header, field, size, entry):
-                return SHORT_ZIP64
-        elif kind == UNICODE_PATH_EXTRA:
-            if size < 5:
-                return BAD_UNICODE_PATH
-            # Version 1, and the CRC-32 of the name that it stands for: else it is stale.
-            if field[0] == 1 and u32(field + 1) == crc32_of(0, header + CENTRAL_HEADER, name_size):
-                if not is_utf8(field + 5, size - 5):
-                    return BAD_UNICODE_PATH
-                if size > 5:
-                    entry.unicode_path = field + 5
-                    entry.unicode_path_size = size - 5
-    return NONE
-
-
-cdef bint read_zip64(
-    const uint8_t *header, const uint8_t *field, size_t size, Entry *entry
-) noexcept nogil:
-    """Take the values whose 32-bit fields hold the sentinel, in the order of 4.5.3; False if too short."""
-    if u32(header + 24) == SENTINEL32:
-        if size < 8:
-            return False
-        entry.size = u64(field)
-        field += 8
-        size -= 8
-    if u32(header + 20) == SENTINEL32:
-        if size < 8:
-            return False
-        entry.compressed_size = u64(field)
-        field += 8
-        size -= 8
-    if u32(header + 42) == SENTINEL32:
-        if size < 8:
-            return False
-        entry.offset = u64(field)
-        field += 8
-        size -= 8
-    if u16(header + 34) == SENTINEL16:
-        if size < 4:
-            return False
-        entry.disk = u32(field)
-    return True

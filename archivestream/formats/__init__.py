@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from archivestream._native.buffers import Buffer
+from archivestream.columns import Columns
 from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
+from archivestream.formats import gzip, tar, zstd
 from archivestream.formats import zip as zip_format
 from archivestream.index import Index
 from archivestream.limits import Limits
 from archivestream.sources import Source
 
-__all__ = ["read_index"]
+__all__ = ["Found", "open_decoded", "read_index"]
 
 _HEAD = 512
 
 # What a file begins with, what it then is, and whether that is an archive that one could expect to be read.
 _SIGNATURES: tuple[tuple[int, bytes, str, bool], ...] = (
-    (0, b"\x1f\x8b", "gzip data", True),
-    (0, b"\x28\xb5\x2f\xfd", "zstd data", True),
     (0, b"\xfd7zXZ\x00", "xz data", True),
     (0, b"BZh", "bzip2 data", True),
-    (257, b"ustar", "a tar archive", True),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", True),
     (0, b"Rar!\x1a\x07", "a RAR archive", True),
+    (257, b"ustar", "a tar archive whose first header does not have its checksum", False),
     (0, b"\x89PNG\r\n", "a PNG image", False),
     (0, b"\xff\xd8\xff", "a JPEG image", False),
     (0, b"%PDF-", "a PDF document", False),
@@ -42,15 +45,48 @@ _SIGNATURES: tuple[tuple[int, bytes, str, bool], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a format has found.
+
+    Attributes
+    ----------
+    index : Index
+        Where the members are.
+    source : Source
+        What the index speaks of: the file, or what it decodes to.
+    crc32 : int or None
+        Of the whole file, where all of it was read.
+    content : list of Buffer
+        What its blocks decode to, where that is known and small.
+    """
+
+    index: Index
+    source: Source
+    crc32: int | None = None
+    content: Sequence[Buffer] = ()
+
+
 def read_index(
     source: Source,
     *,
     strict: bool,
     limits: Limits,
     metadata_encoding: str | None,
+    threads: int | None,
     progress: Callable[[int, int], object] | None,
-) -> Index:
+    resume: Columns | None = None,
+    keep: Callable[[Mapping[str, Any]], object] | None = None,
+    room: int = 0,
+) -> Found:
     """Tell the format of a source and read its index.
+
+    Parameters
+    ----------
+    threads : int or None
+        That may decode, where the whole file has to be.
+    resume, keep, room
+        As for `archivestream.formats.zstd.read_index`.
 
     Raises
     ------
@@ -62,31 +98,56 @@ def read_index(
         If its directory is larger than the limits allow.
     """
     head = bytes(source.read_at(0, _HEAD))
-    if not _is_tar(head):  # whose last file may be a ZIP
-        index = zip_format.read_index(
+    if zstd.is_zstd(head):
+        index, crc, content = zstd.read_index(
             source,
             strict=strict,
             limits=limits,
             metadata_encoding=metadata_encoding,
             progress=progress,
+            resume=resume,
+            keep=keep,
+            room=room,
         )
-        if index is not None:
-            return index
+        return Found(index, source, crc, content)
+    if head.startswith(gzip.SIGNATURE):
+        index, decoded, crc = gzip.read_index(
+            source,
+            strict=strict,
+            limits=limits,
+            metadata_encoding=metadata_encoding,
+            threads=threads,
+            progress=progress,
+        )
+        return Found(index, decoded, crc)
+    if not tar.is_tar(head):  # whose last file may be a ZIP
+        found = zip_format.read_index(
+            source, strict=strict, limits=limits, metadata_encoding=metadata_encoding, progress=progress
+        )
+        if found is not None:
+            return Found(found, source)
+    if tar.is_tar(head) or (len(head) == _HEAD and tar.may_be_empty(head, source.name)):
+        return Found(
+            tar.read_index(
+                source, strict=strict, limits=limits, metadata_encoding=metadata_encoding, progress=progress
+            ),
+            source,
+        )
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for offset, signature, what, is_archive in _SIGNATURES:
         begin = text if signature.startswith(b"<") else head
         if begin[offset : offset + len(signature)].lower() == signature.lower():
             if is_archive:
-                raise UnsupportedFeatureError(f"this is {what}; only ZIP archives are handled", archive=source.name)
+                raise UnsupportedFeatureError(
+                    f"this is {what}, which is not read; ZIP, tar, .tar.zst and .tar.gz are", archive=source.name
+                )
             raise CorruptArchiveError(f"not an archive: it looks like {what}", archive=source.name)
-    raise CorruptArchiveError(f"not a ZIP archive: {_describe(head)}", archive=source.name)
+    raise CorruptArchiveError(f"not an archive that is read: {_describe(head)}", archive=source.name)
 
 
-def _is_tar(head: bytes) -> bool:
-    """Whether a file begins with the header of a tar: what stands at 257, and its checksum (POSIX pax, ustar)."""
-    checksum = head[148:156].strip(b"\0 ")
-    total = sum(head) - sum(head[148:156]) + 8 * ord(" ")
-    return head[257:262] == b"ustar" and checksum.isdigit() and checksum == b"%0*o" % (len(checksum), total)
+def open_decoded(source: Source, index: Index) -> Source:
+    """Return what a saved index of a source speaks of: the source itself, or what it decodes to."""
+    return gzip.open_decoded(source, index) if "gzip_index" in index.columns else source
 
 
 def _describe(head: bytes) -> str:
@@ -94,7 +155,7 @@ def _describe(head: bytes) -> str:
         return "it is empty"
     if head.startswith((b"PK\x03\x04", b"PK\x07\x08", b"PK00PK")):
         return (
-            "it begins like one, but there is no end of central directory record; it was truncated, "
+            "it begins like a ZIP, but there is no end of central directory record; it was truncated, "
             "or is still being written"
         )
     if not head.strip(b"\0"):

@@ -25,11 +25,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from archivestream._native.zipscan import DirectoryScanner, Fault, MemberFlag
+from archivestream._native.zipextra import Fault
+from archivestream._native.zipscan import DirectoryScanner
 from archivestream.errors import CorruptArchiveError, LimitExceededError, UnsupportedFeatureError
-from archivestream.formats import zip_strict
+from archivestream.formats import names, zip_segments, zip_strict
 from archivestream.index import Index
 from archivestream.limits import Limits
 from archivestream.sources import Source
@@ -91,10 +90,12 @@ def read_index(
             archive=source.name,
         )
     # Names of ASCII bytes alone mean something else in an encoding that does not contain ASCII.
-    odd = metadata_encoding is not None and not _contains_ascii(metadata_encoding)
+    odd = metadata_encoding is not None and not names.contains_ascii(metadata_encoding)
     columns = _scan(source, directory, limits, odd, progress)
-    if metadata_encoding is not None and "raw_member" in columns:
-        _decode_names(columns, metadata_encoding, source)
+    if metadata_encoding is not None:
+        names.decode_names(columns, metadata_encoding, source.name)
+    if "segment_fields" in columns:
+        zip_segments.add_segments(columns)
     index = Index(columns, data_end=[directory.start])
     if _lies_in_a_member(source, directory, int(index["offset"].min(initial=directory.start))):
         raise CorruptArchiveError(
@@ -279,40 +280,3 @@ def _scan(
             archive=source.name,
         )
     return dict(scanner.finish())
-
-
-def _contains_ascii(encoding: str) -> bool:
-    # With the sequences that switch to other characters in ISO-2022, HZ and UTF-7.
-    text = bytes(range(128)) + b"\x1b$BF|\x1b(B ~{VPND~} +AGE-"
-    try:
-        return text.decode(encoding) == text.decode("ascii")
-    except UnicodeError:
-        return False
-
-
-def _decode_names(columns: dict[str, Any], encoding: str, source: Source) -> None:
-    """Put the names that are in no declared encoding into UTF-8 anew, from the encoding that the user gives."""
-    flags = np.frombuffer(columns["flags"], np.uint16)
-    offsets = np.frombuffer(columns["name_offset"], np.uint64)
-    members = np.frombuffer(columns["raw_member"], np.uint32)
-    raw_offsets = np.frombuffer(columns["raw_offset"], np.uint64).tolist()
-    names, raw_names = bytes(columns["names"]), bytes(columns["raw_names"])
-    lengths = np.diff(offsets.astype(np.int64))
-    pieces: list[bytes] = []
-    kept = 0
-    for row, member in enumerate(members.tolist()):
-        if int(flags[member]) & MemberFlag.UTF8_BIT:
-            continue
-        raw = raw_names[raw_offsets[row] : raw_offsets[row + 1]].split(b"\0")[0]
-        try:
-            name = raw.decode(encoding).encode()
-        except UnicodeError as error:
-            raise CorruptArchiveError(
-                f"the name {raw!r} is not in metadata_encoding={encoding!r}: {error}", archive=source.name
-            ) from error
-        pieces += [names[kept : int(offsets[member])], name]
-        kept = int(offsets[member + 1])
-        lengths[member] = len(name)
-    pieces.append(names[kept:])
-    columns["names"] = b"".join(pieces)
-    columns["name_offset"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)

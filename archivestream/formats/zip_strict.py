@@ -7,12 +7,12 @@ those of PKWARE's APPNOTE.TXT 6.3.10.
 from __future__ import annotations
 
 import struct
-import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from archivestream.errors import CorruptArchiveError
+from archivestream.formats.names import objection
 from archivestream.index import Index
 from archivestream.sources import Source
 
@@ -156,15 +156,11 @@ def _check_member(source: Source, index: Index, member: int, record: bytes, data
 
 
 def _check_name(name: str, raw: bytes, flags: int) -> None:
-    parts = name.split("/")
-    if not raw or name in (".", ".."):
+    if not raw or name == ".":
         raise _Contradiction("its name is empty or refers to a directory itself")
-    if any(unicodedata.category(c) in ("Cc", "Cf") for c in name):
-        raise _Contradiction("its name contains a control character")
-    if name.startswith("/") or "\\" in name or name[1:2] == ":":
-        raise _Contradiction("its name is an absolute path, or one of another system")
-    if ".." in parts or "" in parts[:-1] or "." in parts[1:]:
-        raise _Contradiction("its name is not a plain relative path")
+    reason = objection(name)
+    if reason is not None:
+        raise _Contradiction(reason)
     if flags & _UTF8:
         try:
             raw.decode()

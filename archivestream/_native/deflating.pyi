@@ -1,0 +1,3 @@
+from _typeshed import ReadableBuffer
+
+def deflate(data: ReadableBuffer, level: int, last: bool = True) -> bytearray: ...

@@ -1,0 +1,280 @@
+"""What is to be packed: members from folders, from pairs of name and data, from archives."""
+
+from __future__ import annotations
+
+import calendar
+import errno
+import io
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
+
+import numpy as np
+
+from archivestream._native.files import read_files
+from archivestream.archive import Archive
+from archivestream.errors import SourceError, UnsupportedFeatureError
+from archivestream.members import Member
+from archivestream.reader import empty_bytes
+
+__all__ = ["Entry", "Source", "check_name", "entry_of", "file_entry", "find_entries", "open_entry", "read_entries"]
+
+_FILE_MODE = stat.S_IFREG | 0o644
+_FOLDER_MODE = stat.S_IFDIR | 0o755
+_NO_TIME = (1 << 5 | 1) << 16  # MS-DOS: 1980-01-01, the first that there is
+_LONGEST_NAME = 0xFFFF  # of ZIP, 4.4.10
+
+Source: TypeAlias = (
+    str | os.PathLike[str] | Archive | Mapping[str, Any] | Iterable[tuple[str, Any]] | Iterable[str | os.PathLike[str]]
+)
+
+
+# Immutable, or nobody else's.
+Buffer: TypeAlias = bytes | memoryview
+
+
+class InFile(NamedTuple):
+    """The contents of a file."""
+
+    path: bytes
+
+
+class InArchive(NamedTuple):
+    """The contents of a member."""
+
+    archive: Archive
+    position: int
+
+
+class Entry(NamedTuple):
+    """A member that is to be written.
+
+    Attributes
+    ----------
+    name : str
+        With ``/`` between its parts, and at the end of a folder's; bytes of a file name that are not UTF-8 are
+        surrogates, as in `os.fsdecode`.
+    size : int
+        Bytes of its contents; of a symbolic link, of its target.
+    mode : int
+        Type and permissions, as in ``st_mode``.
+    content : bytes, InFile or InArchive
+        Where its bytes are.
+    mtime : int, optional
+        Seconds since 1970, where they are known.
+    timestamp : int
+        MS-DOS date and time, in a time zone that nobody knows.
+    """
+
+    name: str
+    size: int
+    mode: int
+    content: Buffer | InFile | InArchive
+    mtime: int | None = None
+    timestamp: int = _NO_TIME
+
+    @property
+    def seconds(self) -> int:
+        """The time as seconds since 1970; 0 where none is known."""
+        if self.mtime is not None:
+            return self.mtime
+        if self.timestamp == _NO_TIME:
+            return 0
+        date, time = self.timestamp >> 16, self.timestamp & 0xFFFF
+        month, day = max(1, min(date >> 5 & 15, 12)), max(1, date & 31)
+        return calendar.timegm(((date >> 9) + 1980, month, day, time >> 11, time >> 5 & 63, (time & 31) * 2))
+
+
+def find_entries(source: Source) -> tuple[Iterator[Entry], bool]:
+    """List what there is to pack, and say whether that takes little memory, as their contents are elsewhere."""
+    if isinstance(source, Archive):
+        return (_archived(source, source.info(i)) for i in range(len(source))), True
+    if isinstance(source, str | os.PathLike):
+        return (_walk(os.fsencode(source), b"") if os.path.isdir(source) else _named(source)), True
+    if isinstance(source, Mapping):
+        return _pairs(source.items()), False
+    if isinstance(source, bytes | bytearray | memoryview) or not isinstance(source, Iterable):
+        raise TypeError(
+            "what is packed is a path, paths, pairs of a name and bytes or an array, or an Archive, not "
+            f"{type(source).__name__}"
+        )
+    if isinstance(source, Sequence) and source and all(isinstance(one, str | os.PathLike) for one in source):
+        paths = cast("Sequence[str | os.PathLike[str]]", source)
+        return (entry for path in paths for entry in _named(path)), True
+    return _pairs(source), False
+
+
+def _pairs(pairs: Iterable[Any]) -> Iterator[Entry]:
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"what is packed must be pairs of a name and data, not {type(pair).__name__}")
+        yield entry_of(*pair)
+
+
+def entry_of(name: str, data: Any, mode: int | None = None, mtime: int | None = None) -> Entry:
+    """Make a member of bytes or of an array."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a member is a str, not {type(name).__name__}")
+    if isinstance(data, np.ndarray | np.generic):
+        if not name.endswith(".npy"):
+            name += ".npy"
+        stream = io.BytesIO()
+        try:
+            np.lib.format.write_array(stream, np.asanyarray(data), allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"member {name!r}: the array cannot be written: {error}") from error
+        data = stream.getbuffer()
+    elif isinstance(data, str):
+        raise TypeError(f"member {name!r}: the data are a str; encode them to bytes first")
+    elif not isinstance(data, bytes):
+        data = bytes(memoryview(data))  # the caller may change them before they are written
+    if mode is None:
+        mode = _FOLDER_MODE if name.endswith("/") else _FILE_MODE
+    elif not stat.S_IFMT(mode):
+        mode |= stat.S_IFDIR if name.endswith("/") else stat.S_IFREG
+    if name.endswith("/") and len(data):
+        raise ValueError(f"member {name!r}: the name is that of a folder, and there are data")
+    return Entry(name, len(data), mode, data, mtime)
+
+
+def file_entry(name: str, path: str | os.PathLike[str]) -> Entry:
+    """Make a member of a file, a folder (without what is in it) or a symbolic link (which is not followed)."""
+    where = os.fsencode(path)
+    return _entry_at(name, where, os.lstat(where))
+
+
+def _named(path: str | os.PathLike[str]) -> Iterator[Entry]:
+    """One of several things to pack, under the last part of its path."""
+    where = os.fsencode(path)
+    name = os.path.basename(os.path.abspath(where))
+    if not name:
+        raise ValueError(f"{os.fspath(path)}: it has no name to be packed under; give its path alone")
+    entry = _entry_at(_text(name), where, os.lstat(where))
+    yield entry
+    if stat.S_ISDIR(entry.mode):
+        yield from _walk(where, name + b"/")
+
+
+def _walk(root: bytes, prefix: bytes) -> Iterator[Entry]:
+    """List all that is in a folder, each level sorted by the bytes of the names; links are not followed."""
+    levels = [(prefix, iter(_sorted(root)))]
+    while levels:
+        above, entries = levels[-1]
+        found = next(entries, None)
+        if found is None:
+            levels.pop()
+            continue
+        name = above + found.name
+        yield _entry_at(_text(name), found.path, found.stat(follow_symlinks=False))
+        if found.is_dir(follow_symlinks=False):
+            levels.append((name + b"/", iter(_sorted(found.path))))
+
+
+def _sorted(folder: bytes) -> list[os.DirEntry[bytes]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _entry_at(name: str, path: bytes, status: os.stat_result) -> Entry:
+    mode, mtime = status.st_mode, status.st_mtime_ns // 1_000_000_000
+    if stat.S_ISREG(mode):
+        return Entry(name, status.st_size, mode, InFile(path), mtime)
+    if stat.S_ISDIR(mode):
+        return Entry(name if name.endswith("/") else name + "/", 0, mode, b"", mtime)
+    if stat.S_ISLNK(mode):
+        target = os.readlink(path)
+        return Entry(name, len(target), mode, target, mtime)
+    raise UnsupportedFeatureError(
+        "it is no file, no folder and no symbolic link, and cannot be packed", archive=os.fsdecode(path)
+    )
+
+
+def _archived(archive: Archive, member: Member) -> Entry:
+    mode = member.mode
+    if not stat.S_IFMT(mode):
+        mode = _FOLDER_MODE if member.is_dir() else _FILE_MODE
+    timestamp = member.timestamp or _NO_TIME
+    return Entry(member.name, member.size, mode, InArchive(archive, member.position), None, timestamp)
+
+
+def check_name(name: str) -> None:
+    """Refuse names that no reader could extract."""
+    parts = name.removesuffix("/").split("/")
+    reason = None
+    if not name or "\0" in name:
+        reason = "is empty or contains a NUL"
+    elif name.startswith("/") or (name[1:3] == ":/" and name[0].isalpha()):
+        reason = "is an absolute path"
+    elif ".." in parts:
+        reason = "leads out of a folder with '..'"
+    elif "" in parts:
+        reason = "has an empty part"
+    elif len(name) > _LONGEST_NAME or len(name.encode("utf-8", "surrogateescape")) > _LONGEST_NAME:
+        name = name[:40] + "…"
+        reason = f"is longer than {_LONGEST_NAME} bytes"
+    if reason is not None:
+        raise ValueError(f"the name {name!r} {reason}; members have relative names")
+
+
+def read_entries(entries: Sequence[Entry]) -> list[memoryview]:
+    """Read the contents of some members: of all files with one native call, of an archive's members, too."""
+    contents: dict[int, memoryview] = {}
+    files: list[int] = []
+    members: dict[int, list[int]] = {}
+    for i, entry in enumerate(entries):
+        if isinstance(entry.content, InFile):
+            files.append(i)
+        elif isinstance(entry.content, InArchive):
+            members.setdefault(id(entry.content.archive), []).append(i)
+        else:
+            contents[i] = memoryview(entry.content)
+    if files:
+        contents.update(zip(files, _read_files([entries[i] for i in files]), strict=True))
+    for places in members.values():
+        found = [entries[i].content for i in places]
+        archive = found[0].archive  # type: ignore[union-attr]
+        data = archive.read_many([content.position for content in found])  # type: ignore[union-attr]
+        contents.update((place, memoryview(one)) for place, one in zip(places, data, strict=True))
+    return [contents[i] for i in range(len(entries))]
+
+
+def _read_files(entries: Sequence[Entry]) -> Iterator[memoryview]:
+    sizes = [entry.size for entry in entries]
+    paths = [entry.content.path for entry in entries]  # type: ignore[union-attr]
+    memory = empty_bytes(sum(sizes)).data
+    count, status = read_files(paths, sizes, memory)
+    if status:
+        raise _unreadable(paths[count], status)
+    at = 0
+    for size in sizes:
+        yield memory[at : at + size]
+        at += size
+
+
+def _unreadable(path: bytes, status: int) -> OSError:
+    if status == errno.EAGAIN:
+        return changed(path)
+    return OSError(status, os.strerror(status), os.fsdecode(path))
+
+
+def changed(path: bytes) -> SourceError:
+    """Say that a file is not as long as it was when it was listed."""
+    error = SourceError("it was changed while it was packed; pack it again", archive=os.fsdecode(path))
+    error.errno = errno.EAGAIN
+    return error
+
+
+def open_entry(entry: Entry) -> BinaryIO:
+    """Open the contents of one member, for those that are too large to be read at once."""
+    content = entry.content
+    if isinstance(content, InFile):
+        descriptor = os.open(content.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return open(descriptor, "rb", buffering=0)
+    if isinstance(content, InArchive):
+        return content.archive.open_member(content.position)
+    return io.BytesIO(content)

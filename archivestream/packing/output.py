@@ -1,0 +1,143 @@
+"""Files that come to stand under their names only once they are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["OutputFile", "commit"]
+
+_BUFFER = 1 << 20
+
+
+class OutputFile:
+    """A file that is written under a temporary name beside its place.
+
+    Parameters
+    ----------
+    path : path
+        Where it will stand.
+    overwrite : bool
+        Whether it may replace what stands there.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something, and `overwrite` is False.
+    OSError
+        If the folder is not there or cannot be written to.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool) -> None:
+        self.path = Path(path)
+        self.overwrite = overwrite
+        if not overwrite and os.path.lexists(self.path):
+            raise _exists(self.path)
+        if self.path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
+        self._temporary = self.path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            self._file: BinaryIO = open(self._temporary, "xb", buffering=_BUFFER)  # noqa: SIM115
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        # Also where nobody closes it: when it is dropped, or the interpreter ends.
+        self._abandon = weakref.finalize(self, _remove, self._file, self._temporary, os.getpid())
+        self.size = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes."""
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise self._named(error) from error
+        self.size += len(data)
+
+    def patch(self, offset: int, data: bytes) -> None:
+        """Replace bytes that were written before."""
+        try:
+            self._file.seek(offset)
+            self._file.write(data)
+            self._file.seek(self.size)
+        except OSError as error:
+            raise self._named(error) from error
+
+    def sync(self) -> None:
+        """Close the file, once all of it is on the disk."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise self._named(error) from error
+
+    def rename(self) -> None:
+        """Give the file its name."""
+        if self.overwrite:
+            os.replace(self._temporary, self.path)  # replaces a link, does not write through it
+        else:
+            _rename_new(self._temporary, self.path)
+        self._abandon.detach()
+
+    def abandon(self) -> None:
+        """Remove what was written, unless it has its name already."""
+        self._abandon()
+
+    def _named(self, error: OSError) -> OSError:
+        # A full disk does not say for which file.
+        return OSError(error.errno, error.strerror, str(self.path))
+
+
+def commit(files: Sequence[OutputFile]) -> None:
+    """Give several files, which are on the disk, their names."""
+    for done, file in enumerate(files):
+        try:
+            file.rename()
+        except OSError:
+            for renamed in files[:done]:
+                if not renamed.overwrite:  # else what was there is gone already
+                    renamed.path.unlink()
+            raise
+    for folder in {file.path.parent for file in files}:
+        _sync_folder(folder)
+
+
+def _remove(file: BinaryIO, path: Path, process: int) -> None:
+    if os.getpid() != process:
+        return  # a fork of the one that writes
+    with contextlib.suppress(OSError):
+        file.close()  # what it still buffers may not fit the disk
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems have no such thing
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Rename, unless something has come to stand there meanwhile."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise _exists(path) from None
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "the file is there already; overwrite=True replaces it", str(path))

@@ -1,0 +1,72 @@
+"""Work in threads, with its results in order and a bound on what is in flight."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+__all__ = ["Pipeline"]
+
+_BYTES = 16 << 20
+_BYTES_PER_THREAD = 8 << 20
+
+
+class Pipeline:
+    """Runs work in threads, and hands each result, in the order of submission, to a call on the caller's thread.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Default: as many as there are processors for this process.
+
+    For one thread at a time.
+    """
+
+    def __init__(self, threads: int | None) -> None:
+        threads = threads or _processors()
+        self._pool = ThreadPoolExecutor(threads, "archivestream-pack")
+        self._room = _BYTES + threads * _BYTES_PER_THREAD
+        self._in_flight: deque[tuple[Future[Any], Callable[[Any], None], int]] = deque()
+
+    def submit(self, size: int, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Run `work` in a thread, and later `done` on its result; `size` is the memory that it holds, in bytes."""
+        while self._in_flight and (self._room < size or self._in_flight[0][0].done()):
+            self._finish_first()
+        self._room -= size
+        self._in_flight.append((self._pool.submit(work), done, size))
+
+    def call(self, size: int, work: Callable[[], None]) -> None:
+        """Run `work` on the caller's thread when its turn has come."""
+        if not self._in_flight:
+            work()
+            return
+        ready: Future[None] = Future()
+        ready.set_result(None)
+        while self._in_flight and self._room < size:
+            self._finish_first()
+        self._room -= size
+        self._in_flight.append((ready, lambda _: work(), size))
+
+    def drain(self) -> None:
+        """Wait for all that was submitted."""
+        while self._in_flight:
+            self._finish_first()
+
+    def close(self) -> None:
+        """Stop the threads; what was not begun is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._in_flight.clear()
+
+    def _finish_first(self) -> None:
+        future, done, size = self._in_flight.popleft()
+        done(future.result())
+        self._room += size
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
