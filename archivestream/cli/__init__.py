@@ -10,8 +10,10 @@ from archivestream._version import __version__
 from archivestream.cli.contents import cat, extract
 from archivestream.cli.demo import demo
 from archivestream.cli.errors import Commands
+from archivestream.cli.index import index
 from archivestream.cli.info import info
 from archivestream.cli.ls import ls
+from archivestream.cli.packing import pack, repack
 from archivestream.cli.verify import verify
 
 __all__ = ["app"]
@@ -41,5 +43,5 @@ def archivestream(
     """Look into archives, check them, and train models straight from them."""
 
 
-for _command in (ls, info, cat, extract, verify, demo):
+for _command in (ls, info, cat, extract, verify, index, pack, repack, demo):
     app.command()(_command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Any
 
 import typer
@@ -27,6 +28,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command of a context."""
+        warnings.showwarning = _print_warning
         try:
             try:
                 return super().invoke(ctx)
@@ -48,6 +50,10 @@ def print_error(error: BaseException) -> None:
     print(f"archivestream: error: {printable(_message(error))}", file=sys.stderr)
     for other in error.others if isinstance(error, ArchiveError) else ():
         print_error(other)
+
+
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"archivestream: warning: {printable(str(message))}", file=sys.stderr)
 
 
 def _message(error: BaseException) -> str:

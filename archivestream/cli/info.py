@@ -49,9 +49,17 @@ def _describe(summary: Summary) -> list[tuple[str, str]]:
         ("encrypted", f"{summary.encrypted:,}"),
         ("unsupported", f"{summary.unsupported:,}"),
         ("index memory", byte_count(summary.index_bytes)),
+        ("saved index", _saved(summary)),
         ("largest member", f"{byte_count(largest[1])}  {printable(largest[0])}" if largest else "-"),
         ("extensions", _counts(summary.extensions)),
     ]
+
+
+def _saved(summary: Summary) -> str:
+    saved = summary.saved_indexes
+    if len(saved) == summary.archives == 1:
+        return printable(saved[0])
+    return f"of {len(saved):,} of {summary.archives:,} archives" if saved else "none"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -50,8 +50,12 @@ def _members(views: Iterable[Archive]) -> Iterable[Member]:
 def _long(member: Member) -> str:
     return (
         f"{member.size:>12} {member.compressed_size:>12} {member.compression:<8} "
-        f"{member.crc32:08x} {_date(member)} {printable(member.name)}"
+        f"{_crc(member) or 8 * '-'} {_date(member)} {printable(member.name)}"
     )
+
+
+def _crc(member: Member) -> str | None:
+    return None if member.crc32 is None else f"{member.crc32:08x}"
 
 
 def _date(member: Member) -> str:
@@ -74,7 +78,7 @@ def _as_dict(member: Member) -> dict[str, Any]:
         "size": member.size,
         "compressed_size": member.compressed_size,
         "method": member.compression,
-        "crc32": f"{member.crc32:08x}",
+        "crc32": _crc(member),
         "date": _date(member),
         "directory": member.is_dir(),
         "archive": member.archive,

@@ -12,6 +12,7 @@ import typer
 import archivestream
 from archivestream.cli.errors import CommandError
 from archivestream.cli.progress import Bar
+from archivestream.indexing import IndexMode
 from archivestream.paths import expand
 from archivestream.session import MOST_THREADS, check_encoding
 
@@ -35,7 +36,7 @@ def _check_encoding(name: str | None) -> str | None:
     return name
 
 
-_PATH_HELP = "A ZIP file; a glob or braces, as in train-{000..127}.zip, stand for several."
+_PATH_HELP = "A ZIP, tar, .tar.zst or .tar.gz file; a glob or braces, as in train-{000..127}.zip, stand for several."
 
 ArchivePath: TypeAlias = Annotated[str, typer.Argument(metavar="ARCHIVE", show_default=False, help=_PATH_HELP)]
 ArchivePaths: TypeAlias = Annotated[list[str], typer.Argument(metavar="ARCHIVE", show_default=False, help=_PATH_HELP)]
@@ -71,12 +72,14 @@ def open_archive(
     encoding: str | None,
     threads: int | None = None,
     progress: Bar | None = None,
+    index: IndexMode = "auto",
 ) -> Iterator[archivestream.Archive]:
-    """Open archives as `archivestream.open` does, with a progress bar where the index is large."""
+    """Open archives as `archivestream.open` does, with a progress bar where the index takes long."""
     with nullcontext(progress) if progress else Bar("reading the index") as bar:
         archive = archivestream.open(
             expand_paths(paths),
             strict=strict,
+            index=index,
             threads=threads,
             metadata_encoding=encoding,
             progress=bar,
