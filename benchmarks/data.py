@@ -1,4 +1,4 @@
-"""The archives that the cases read: the same in every run, kept under ``build/benchmarks``."""
+"""The ZIPs that the cases read: the same in every run, kept under ``build/benchmarks``."""
 
 from __future__ import annotations
 
@@ -21,26 +21,31 @@ from numpy.typing import NDArray
 
 from benchmarks import BUILD
 
-__all__ = ["LargeArchive", "arrays", "large", "stored", "text"]
+__all__ = ["PYTHON", "LargeArchive", "arrays", "cached", "corpus", "digits", "large", "stored", "text", "texts"]
 
 _IMAGE = (224, 224, 3)
 
+# Part of the names of files that depend on its library.
+PYTHON = f"py{sys.version_info.major}{sys.version_info.minor}"
 # Part of the name of every file: raise it when what is generated changes.
 _VERSION = 1
 
 
 def text(members: int) -> Path:
     """Make a ZIP of texts of 8 to 12 KB, deflated at level 6."""
+    return cached(
+        f"text-{members}-{PYTHON}.zip",
+        lambda file: _write(file, texts(members), "txt", zipfile.ZIP_DEFLATED),
+    )
 
-    def samples() -> Iterator[bytes]:
-        rng = np.random.default_rng(1)
-        corpus = _corpus()
-        for length in rng.integers(8_000, 12_001, members).tolist():
-            begin = int(rng.integers(len(corpus) - length))
-            yield corpus[begin : begin + length]
 
-    name = f"text-{members}-py{sys.version_info.major}{sys.version_info.minor}"
-    return _cached(name, lambda file: _write(file, samples(), "txt", zipfile.ZIP_DEFLATED))
+def texts(members: int) -> Iterator[bytes]:
+    """Make texts of 8 to 12 KB."""
+    rng = np.random.default_rng(1)
+    source = corpus()
+    for length in rng.integers(8_000, 12_001, members).tolist():
+        begin = int(rng.integers(len(source) - length))
+        yield source[begin : begin + length]
 
 
 def stored(members: int, smallest: int, largest: int) -> Path:
@@ -51,8 +56,8 @@ def stored(members: int, smallest: int, largest: int) -> Path:
         for length in rng.integers(smallest, largest + 1, members).tolist():
             yield rng.bytes(length)
 
-    return _cached(
-        f"stored-{members}-{smallest}-{largest}",
+    return cached(
+        f"stored-{members}-{smallest}-{largest}.zip",
         lambda file: _write(file, samples(), "bin", zipfile.ZIP_STORED),
     )
 
@@ -67,19 +72,18 @@ def arrays(members: int) -> Path:
             np.save(buffer, _image(rng))
             yield buffer.getvalue()
 
-    name = f"arrays-{members}"
-    return _cached(name, lambda file: _write(file, samples(), "npy", zipfile.ZIP_DEFLATED))
+    return cached(f"arrays-{members}.zip", lambda file: _write(file, samples(), "npy", zipfile.ZIP_DEFLATED))
 
 
-def _corpus() -> bytes:
+def corpus() -> bytes:
     """Return the sources of Python's library, one after the other: real text, on every machine."""
     root = Path(sysconfig.get_path("stdlib"))
     left_out = {"site-packages", "dist-packages", "test", "tests"}
     paths = [path.relative_to(root) for path in sorted(root.rglob("*.py"))]
-    corpus = b"".join((root / path).read_bytes() for path in paths if not left_out & set(path.parts))
-    if len(corpus) < 1_000_000:
+    sources = b"".join((root / path).read_bytes() for path in paths if not left_out & set(path.parts))
+    if len(sources) < 1_000_000:
         raise RuntimeError(f"{root} holds no sources to make texts of")
-    return corpus
+    return sources
 
 
 def _image(rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -150,9 +154,9 @@ def large(members: int) -> LargeArchive:
         ]
         name = [
             ("prefix", f"S{len(prefix)}", prefix),
-            ("folder", "6u1", _digits(number // 100, 6)),
+            ("folder", "6u1", digits(number // 100, 6)),
             ("middle", f"S{len(middle)}", middle),
-            ("file", "8u1", _digits(number, 8)),
+            ("file", "8u1", digits(number, 8)),
             ("suffix", f"S{len(suffix)}", suffix),
         ]
         local = [("signature", "S4", b"PK\3\4"), *fields, *name, ("data", "<u8", number)]
@@ -176,20 +180,21 @@ def large(members: int) -> LargeArchive:
         file.write(struct.pack("<4sLQL", b"PK\6\7", 0, offset + size, 1))
         file.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, size, offset, 0))
 
-    path = _cached(f"large-{members}", write)
+    path = cached(f"large-{members}.zip", write)
     return LargeArchive(path, members, members * local_size, members * entry_size, name_size)
 
 
-def _digits(numbers: NDArray[np.uint64], width: int) -> NDArray[np.uint8]:
+def digits(numbers: NDArray[np.uint64], width: int) -> NDArray[np.uint8]:
     """Write numbers in decimal, shape (n, width), as ASCII."""
     powers = 10 ** np.arange(width - 1, -1, -1, dtype=np.uint64)
     return (numbers[:, None] // powers % 10 + ord("0")).astype(np.uint8)
 
 
-def _cached(name: str, write: Callable[[IO[bytes]], None]) -> Path:
+def cached(name: str, write: Callable[[IO[bytes]], None]) -> Path:
     """Return the file of that name; write it first where it is not there."""
     digest = hashlib.sha256(f"{name} {_VERSION}".encode()).hexdigest()[:8]
-    path = BUILD / f"{name}-{digest}.zip"
+    stem, suffix = name.split(".", 1)
+    path = BUILD / f"{stem}-{digest}.{suffix}"
     if not path.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=BUILD) as scratch:

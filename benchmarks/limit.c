@@ -6,9 +6,9 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "libdeflate.h"
+#include "limit.h"
 
 enum { MOST_THREADS = 256 };
 
@@ -35,17 +35,6 @@ struct share {
   uint64_t thread;
   uint64_t bad; /* 1 + the first member that is bad, or 0 */
 };
-
-static int read_all(int fd, uint8_t *to, uint64_t size, uint64_t offset) {
-  while (size) {
-    ssize_t got = pread(fd, to, size, (off_t)offset);
-    if (got <= 0) return 0;
-    to += got;
-    size -= (uint64_t)got;
-    offset += (uint64_t)got;
-  }
-  return 1;
-}
 
 static void *read_share(void *context) {
   struct share *share = context;
@@ -117,4 +106,32 @@ uint64_t limit_scan(int64_t fd, uint64_t offset, uint64_t size, uint8_t *directo
   }
   name_offsets[n] = named;
   return n;
+}
+
+/* Read the headers of a tar into columns: for tars in the ustar format without prefixes, as ours are. All of
+ * the file comes through memory of `room` bytes, which holds whole blocks. Returns how many members there are. */
+uint64_t limit_scan_tar(int64_t fd, uint64_t file_size, uint8_t *buffer, uint64_t room, uint64_t *sizes,
+                        uint64_t *offsets, uint64_t *name_offsets, uint8_t *names) {
+  uint64_t n = 0, named = 0, next = 0; /* where the next header is */
+  for (uint64_t at = 0; at < file_size; at += room) {
+    const uint64_t got = file_size - at < room ? file_size - at : room;
+    if (!read_all((int)fd, buffer, got, at)) return 0;
+    while (next - at + 512 <= got) {
+      const uint8_t *header = buffer + (next - at);
+      const uint64_t length = strnlen((const char *)header, 100);
+      uint64_t size = 0;
+      if (!length) {
+        name_offsets[n] = named;
+        return n;
+      }
+      for (int i = 124; i < 135; ++i) size = size << 3 | (header[i] & 7);
+      sizes[n] = size;
+      offsets[n] = next + 512;
+      name_offsets[n++] = named;
+      memcpy(names + named, header, length);
+      named += length;
+      next += 512 + ((size + 511) & ~(uint64_t)511);
+    }
+  }
+  return 0;
 }

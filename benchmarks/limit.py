@@ -1,4 +1,4 @@
-"""Builds the C loop of ``limit.c``, and runs it over the members of an archive."""
+"""Builds the C loops of ``limit.c``, and runs them over the members of an archive."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import sysconfig
 import tempfile
 import weakref
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks import BUILD, ROOT
 from benchmarks.measure import Batches, Digest
 
-__all__ = ["BatchLoop", "DirectoryLoop", "Payloads"]
+__all__ = ["BatchLoop", "DirectoryLoop", "Payloads", "TarLoop", "build", "open_for"]
 
 _SOURCE = Path(__file__).with_name("limit.c")
 _LIBDEFLATE = ROOT / "build" / "third_party" / "deflate-0.9.0" / "libdeflate"
@@ -51,29 +52,47 @@ class _BatchList(ctypes.Structure):
     )
 
 
-@cache
-def _library() -> ctypes.CDLL:
-    """Compile the loop with libdeflate, unless that was done before, and load it."""
-    if not _LIBDEFLATE.is_dir():
+def build(source: Path, third_party: Path, pattern: str) -> ctypes.CDLL:
+    """Compile a file of loops with a library, unless that was done before, and load it.
+
+    Parameters
+    ----------
+    source : Path
+        The loops.
+    third_party : Path
+        The folder of the library, with its header, where ``setup.py`` unpacks it.
+    pattern : str
+        Of the sources in it.
+    """
+    if not third_party.is_dir():
         runpy.run_path(str(ROOT / "setup.py"))["third_party"]()
-    sources = [_SOURCE, *sorted(_LIBDEFLATE.glob("lib/**/*.c"))]
+    sources = [source, *sorted(third_party.glob(pattern))]
     compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
-    command = [*shlex.split(compiler), "-O3", "-fPIC", "-shared", "-pthread", f"-I{_LIBDEFLATE}"]
+    command = [*shlex.split(compiler), "-O3", "-fPIC", "-shared", "-pthread", f"-I{third_party}"]
     command += map(str, sources)
-    digest = hashlib.sha256(_SOURCE.read_bytes() + "\0".join(command).encode()).hexdigest()
-    library = BUILD / f"limit-{digest[:12]}.so"
+    own = source.read_bytes() + source.with_name("limit.h").read_bytes()
+    digest = hashlib.sha256(own + "\0".join(command).encode()).hexdigest()
+    library = BUILD / f"{source.stem}-{digest[:12]}.so"
     if not library.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
             built = Path(scratch) / library.name
             subprocess.run([*command, "-o", str(built)], check=True)
             os.replace(built, library)
-    loaded = ctypes.CDLL(str(library))
+    return ctypes.CDLL(str(library))
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    loaded = build(_SOURCE, _LIBDEFLATE, "lib/**/*.c")
     loaded.limit_read.argtypes = [ctypes.POINTER(_BatchList), ctypes.c_uint64]
     loaded.limit_read.restype = ctypes.c_uint64
     range_in_file = (ctypes.c_int64, ctypes.c_uint64, ctypes.c_uint64)
     loaded.limit_scan.argtypes = [*range_in_file, *8 * (ctypes.c_void_p,)]
     loaded.limit_scan.restype = ctypes.c_uint64
+    memory = (ctypes.c_void_p, ctypes.c_uint64)
+    loaded.limit_scan_tar.argtypes = [ctypes.c_int64, ctypes.c_uint64, *memory, *4 * (ctypes.c_void_p,)]
+    loaded.limit_scan_tar.restype = ctypes.c_uint64
     return loaded
 
 
@@ -146,7 +165,7 @@ class BatchLoop:
         threads: int = 1,
     ) -> None:
         self._path = payloads.path
-        self._fd = _open(self, payloads.path)
+        self._fd = open_for(self, payloads.path)
         self._threads = threads
         order = np.concatenate([np.asarray(batch, np.int64) for batch in batches])
         columns: dict[str, NDArray[Any]] = {
@@ -213,7 +232,7 @@ class DirectoryLoop:
 
     def __init__(self, path: Path, offset: int, size: int, count: int) -> None:
         self._path = path
-        self._fd = _open(self, path)
+        self._fd = open_for(self, path)
         self._offset, self._size, self._count = offset, size, count
         self._directory = np.ones(size, np.uint8)
         dtypes = (np.uint64, np.uint64, np.uint64, np.uint32, np.uint16)
@@ -242,7 +261,47 @@ class DirectoryLoop:
         return int(self._columns[0].sum())
 
 
-def _open(owner: object, path: Path) -> int:
+class TarLoop:
+    """The C loop over the headers of a tar, into columns that are used again.
+
+    Parameters
+    ----------
+    path : Path
+        A tar in the ustar format, with names of less than 100 bytes.
+    count : int
+        How many members it has.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path = path
+        self._fd = open_for(self, path)
+        self._size, self._count = path.stat().st_size, count
+        self._buffer = np.ones(1 << 20, np.uint8)
+        self._columns: list[NDArray[Any]] = [np.ones(count, np.uint64), np.ones(count, np.uint64)]
+        self._columns += [np.ones(count + 1, np.uint64), np.ones(count * 100, np.uint8)]
+
+    def run(self) -> None:
+        """Read the headers once.
+
+        Raises
+        ------
+        RuntimeError
+            If there are not that many members.
+        """
+        pointers = [column.ctypes.data for column in self._columns]
+        buffer = self._buffer
+        found = _library().limit_scan_tar(self._fd, self._size, buffer.ctypes.data, len(buffer), *pointers)
+        if found != self._count:
+            raise RuntimeError(f"{self._path}: the limit loop finds {found} members")
+
+    def digest(self) -> Digest:
+        """Read the headers; tell the bytes of all members and the CRC-32 of all names."""
+        self.run()
+        sizes, _, ends, names = self._columns
+        return Digest(int(sizes.sum()), zlib.crc32(names[: int(ends[-1])].data))
+
+
+def open_for(owner: object, path: Path) -> int:
     """Open a file for as long as its owner lives."""
     fd = os.open(path, os.O_RDONLY)
     weakref.finalize(owner, os.close, fd)

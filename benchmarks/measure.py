@@ -23,6 +23,7 @@ __all__ = [
     "Kind",
     "Side",
     "Timing",
+    "compare",
     "idle_cores",
     "processors",
     "reading",
@@ -127,9 +128,7 @@ def time_sides(sides: Sequence[Side], rounds: int) -> tuple[list[Timing], Digest
     RuntimeError
         If two sides read different bytes.
     """
-    digests = {side.name: side.digest() for side in sides}
-    if len(set(digests.values())) != 1 or digests[sides[0].name].bytes == 0:
-        raise RuntimeError(f"the sides do not read the same: {digests}")
+    digest = compare(sides)
     seconds: dict[str, list[float]] = {side.name: [] for side in sides}
     for _ in range(rounds):
         for side in sides:
@@ -139,7 +138,21 @@ def time_sides(sides: Sequence[Side], rounds: int) -> tuple[list[Timing], Digest
             seconds[side.name].append(time.perf_counter() - started)
             del result
     timings = [Timing(side.name, side.kind, tuple(seconds[side.name])) for side in sides]
-    return timings, digests[sides[0].name]
+    return timings, digest
+
+
+def compare(sides: Sequence[Side]) -> Digest:
+    """Return what the sides read.
+
+    Raises
+    ------
+    RuntimeError
+        If two sides read different bytes, or nothing.
+    """
+    digests = {side.name: side.digest() for side in sides}
+    if len(set(digests.values())) != 1 or digests[sides[0].name].bytes == 0:
+        raise RuntimeError(f"the sides do not read the same: {digests}")
+    return digests[sides[0].name]
 
 
 def processors() -> int:

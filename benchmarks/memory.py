@@ -1,21 +1,31 @@
-"""Memory of a process of its own: ``python -m benchmarks.memory {open,epoch} {ours,zipfile} PATH``.
+"""Memory of a process of its own: ``python -m benchmarks.memory {open,epoch,blocks} SIDE PATH``.
 
 What a process has used before stays in its allocator, so each figure comes from a fresh one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import json
 import subprocess
 import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import ROOT
 
-__all__ = ["is_measurable", "measure"]
+__all__ = ["CACHE", "THREADS", "is_measurable", "measure"]
+
+# How archives are read whose members share blocks.
+CACHE = 8 << 20
+THREADS = 2
+_BATCH = 256
 
 _STATUS = Path("/proc/self/status")
 
@@ -30,17 +40,18 @@ def measure(job: str, side: str, path: Path) -> dict[str, int]:
 
     Parameters
     ----------
-    job : {"open", "epoch"}
-        What to do with the archive.
-    side : {"ours", "zipfile"}
-        With what.
+    job : {"open", "epoch", "blocks"}
+        What to do with the archive: the last is an epoch, too, without torch.
+    side : {"ours", "zipfile", "cdmltrain"}
+        With what; the last one for that job alone, which is not for the second.
     path : Path
         The archive.
 
     Returns
     -------
     dict of str to int
-        Bytes resident ``before`` the job and ``after`` it, and at their ``peak`` meanwhile.
+        Bytes resident ``before`` the job and ``after`` it, and at their ``peak`` meanwhile; of an epoch, also the
+        bytes in ``total`` that it has read.
     """
     command = [sys.executable, "-m", "benchmarks.memory", job, side, str(path)]
     output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
@@ -92,6 +103,29 @@ def _epoch(side: str, path: str) -> dict[str, int]:
     }
 
 
+def _blocks(side: str, path: str) -> dict[str, int]:
+    if side == "ours":
+        import archivestream
+
+        out = np.ones(_BATCH * 12_000, np.uint8)
+    else:
+        engine = import_module("cdmltrain.zstd_engine").ZSTDStreamEngine
+    before = _resident("VmRSS")
+    _reset_peak()
+    total = 0
+    if side == "ours":
+        with archivestream.open(path, index="require", threads=THREADS, cache=CACHE) as archive:
+            order = np.random.default_rng(7).permutation(len(archive))
+            for batch in np.split(order, range(_BATCH, len(order), _BATCH)):
+                total += int(archive.read_batch(batch, out).offsets[-1])
+    else:
+        with contextlib.redirect_stdout(io.StringIO()):  # it says what it does
+            opened = engine(path)
+        for member in np.random.default_rng(7).permutation(len(opened)).tolist():
+            total += len(opened.get_by_index(member))
+    return {"before": before, "after": _resident("VmRSS"), "peak": _resident("VmHWM"), "total": total}
+
+
 if __name__ == "__main__":
     _, job, side, path = sys.argv
-    print(json.dumps({"open": _open, "epoch": _epoch}[job](side, path)))
+    print(json.dumps({"open": _open, "epoch": _epoch, "blocks": _blocks}[job](side, path)))

@@ -40,6 +40,7 @@ def system() -> dict[str, Any]:
         "archivestream": archivestream.__version__,
         "numpy": np.__version__,
         "torch": _version("torch"),
+        "cdmltrain": _version("cdmltrain"),
         "spdl-io": _version("spdl-io"),
     }
 

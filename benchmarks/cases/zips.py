@@ -1,4 +1,4 @@
-"""The cases: what each side does, over which archive, and the targets."""
+"""Cases over ZIPs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import archivestream
 from benchmarks import data, memory
+from benchmarks.cases.registry import case, limit_side, note_threads, ours_threads, random_batches
 from benchmarks.limit import BatchLoop, DirectoryLoop, Payloads
 from benchmarks.measure import (
     Batches,
@@ -23,64 +24,10 @@ from benchmarks.measure import (
     Kind,
     Side,
     idle_cores,
-    processors,
     reading,
     time_sides,
 )
-from benchmarks.results import Case, Figure, FigureTarget, Measured, Scale, SpeedTarget
-
-__all__ = ["CASES", "FULL", "QUICK"]
-
-FULL = Scale(
-    rounds=7,
-    slow_rounds=3,
-    large=1_000_000,
-    texts=8192,
-    few_texts=1024,
-    images=1024,
-    tiny=65_536,
-    arrays=384,
-    batch=256,
-    array_batch=64,
-)
-QUICK = Scale(
-    rounds=2,
-    slow_rounds=2,
-    large=5000,
-    texts=128,
-    few_texts=16,
-    images=16,
-    tiny=512,
-    arrays=6,
-    batch=32,
-    array_batch=3,
-)
-
-CASES: dict[str, Case] = {}
-
-
-def _case(
-    name: str, title: str, *targets: SpeedTarget | FigureTarget
-) -> Callable[[Callable[[Scale], Measured]], Callable[[Scale], Measured]]:
-    def register(function: Callable[[Scale], Measured]) -> Callable[[Scale], Measured]:
-        CASES[name] = Case(name, title, targets, function)
-        return function
-
-    return register
-
-
-def _random_batches(members: int, batch: int) -> list[NDArray[np.int64]]:
-    """Deal all members out to full batches, in a random order that is always the same."""
-    order = np.random.default_rng(7).permutation(members)
-    return np.split(order[: members // batch * batch], members // batch)
-
-
-def _limit(loop: BatchLoop, name: str = "limit") -> Side:
-    return Side(name, "limit", loop.run, loop.digest)
-
-
-def _ours_threads() -> str:
-    return f"threads: {processors()} for ours and one for the limit, unless it says otherwise"
+from benchmarks.results import Figure, FigureTarget, Measured, Scale, SpeedTarget
 
 
 def _zipfile(path: Path, batches: Batches) -> Side:
@@ -95,7 +42,7 @@ _KINDS: dict[str, Kind] = {"ours": "ours", "zipfile": "peer"}
 _BEYOND_NAMES = "ours, resident beyond the names"
 
 
-@_case(
+@case(
     "open_1m",
     "open a ZIP64 of 1,000,000 members",
     SpeedTarget("ours", "zipfile", 40),
@@ -144,7 +91,7 @@ def _open_1m(scale: Scale) -> Measured:
     return Measured(large.members, large.directory_size, timings, figures, notes)
 
 
-@_case(
+@case(
     "getitem_10k",
     "a[i] in random order, 10 KB deflated text",
     SpeedTarget("ours", "limit", 0.85),
@@ -161,13 +108,13 @@ def _getitem_10k(scale: Scale) -> Measured:
         sides = [
             reading("ours", "ours", lambda: map(archive.__getitem__, order)),
             reading("zipfile", "peer", lambda: map(peer.read, wanted)),
-            _limit(BatchLoop(Payloads.of(path), singles)),
+            limit_side(BatchLoop(Payloads.of(path), singles)),
         ]
         timings, digest = time_sides(sides, scale.rounds)
     return Measured(len(order), digest.bytes, timings)
 
 
-@_case(
+@case(
     "read_batch_10k",
     "read_batch, 256 x 10 KB deflated text, one thread",
     SpeedTarget("ours, out=", "limit", 0.95),
@@ -175,27 +122,27 @@ def _getitem_10k(scale: Scale) -> Measured:
 )
 def _read_batch_10k(scale: Scale) -> Measured:
     path = data.text(scale.texts)
-    batches = _random_batches(scale.texts, scale.batch)
+    batches = random_batches(scale.texts, scale.batch)
     out = np.ones(scale.batch * 12_000, np.uint8)
     with archivestream.open(path, threads=1) as archive:
         sides = [
             reading("ours, out=", "ours", lambda: (archive.read_batch(b, out) for b in batches)),
             reading("ours, new memory", "ours", lambda: map(archive.read_batch, batches)),
             _zipfile(path, batches),
-            _limit(BatchLoop(Payloads.of(path), batches)),
+            limit_side(BatchLoop(Payloads.of(path), batches)),
         ]
         timings, digest = time_sides(sides, scale.rounds)
     return Measured(len(batches) * scale.batch, digest.bytes, timings)
 
 
-@_case(
+@case(
     "read_batch_10k_2t",
     "the same with two threads",
     SpeedTarget("ours, 2 threads", "ours, 1 thread", 1.8),
 )
 def _read_batch_10k_2t(scale: Scale) -> Measured:
     path = data.text(scale.texts)
-    batches = _random_batches(scale.texts, scale.batch)
+    batches = random_batches(scale.texts, scale.batch)
     out = np.ones(scale.batch * 12_000, np.uint8)
     payloads = Payloads.of(path)
     idle = idle_cores()
@@ -204,23 +151,16 @@ def _read_batch_10k_2t(scale: Scale) -> Measured:
             reading("ours, 1 thread", "ours", lambda: (one.read_batch(b, out) for b in batches)),
             reading("ours, 2 threads", "ours", lambda: (two.read_batch(b, out) for b in batches)),
             _zipfile(path, batches),
-            _limit(BatchLoop(payloads, batches)),
-            _limit(BatchLoop(payloads, batches, threads=2), "limit, 2 threads"),
+            limit_side(BatchLoop(payloads, batches)),
+            limit_side(BatchLoop(payloads, batches, threads=2), "limit, 2 threads"),
         ]
         timings, digest = time_sides(sides, scale.rounds)
     measured = Measured(len(batches) * scale.batch, digest.bytes, timings)
-    scaling, _ = measured.speed("limit, 2 threads", "limit")
-    measured.notes.append(f"two threads make the limit {scaling:.2f} x as fast, here and now")
-    if processors() < 2:
-        measured.notes.append("one processor for this process: the target cannot be reached")
-    if idle is None:
-        measured.notes.append("it is not known how many cores were idle")
-    elif idle < 1.9:
-        measured.notes.append(f"fewer than two cores were idle: {idle:.1f}; the figures say little")
+    note_threads(measured, idle, ("limit, 2 threads", "limit"))
     return measured
 
 
-@_case(
+@case(
     "stored_110k",
     "stored 110 KB members, read_many",
     SpeedTarget("ours, 1 thread", "limit", 0.90),
@@ -228,7 +168,7 @@ def _read_batch_10k_2t(scale: Scale) -> Measured:
 )
 def _stored_110k(scale: Scale) -> Measured:
     path = data.stored(scale.images, 100_000, 120_000)
-    batches = _random_batches(scale.images, min(scale.batch, scale.images))
+    batches = random_batches(scale.images, min(scale.batch, scale.images))
     payloads = Payloads.of(path)
     singles = [[i] for batch in batches for i in batch.tolist()]
     with archivestream.open(path) as archive, archivestream.open(path, threads=1) as one:
@@ -236,18 +176,18 @@ def _stored_110k(scale: Scale) -> Measured:
             reading("ours", "ours", lambda: map(archive.read_many, batches)),
             reading("ours, 1 thread", "ours", lambda: map(one.read_many, batches)),
             _zipfile(path, batches),
-            _limit(BatchLoop(payloads, batches)),
-            _limit(BatchLoop(payloads, singles), "limit, memory of one member"),
+            limit_side(BatchLoop(payloads, batches)),
+            limit_side(BatchLoop(payloads, singles), "limit, memory of one member"),
         ]
         timings, digest = time_sides(sides, scale.rounds)
     notes = [
-        _ours_threads(),
+        ours_threads(),
         "read_many makes new bytes objects; the limit fills memory of one batch, used again",
     ]
     return Measured(len(singles), digest.bytes, timings, notes=notes)
 
 
-@_case(
+@case(
     "stored_200b",
     "stored 200-byte members, read_many, batches in the order of the file",
     SpeedTarget("ours", "zipfile", 30),
@@ -259,9 +199,9 @@ def _stored_200b(scale: Scale) -> Measured:
     return measured
 
 
-@_case("stored_200b_random", "the same in random order")
+@case("stored_200b_random", "the same in random order")
 def _stored_200b_random(scale: Scale) -> Measured:
-    return _tiny(scale, _random_batches(scale.tiny, scale.batch))
+    return _tiny(scale, random_batches(scale.tiny, scale.batch))
 
 
 def _tiny(scale: Scale, batches: list[NDArray[np.int64]]) -> Measured:
@@ -271,20 +211,20 @@ def _tiny(scale: Scale, batches: list[NDArray[np.int64]]) -> Measured:
             reading("ours", "ours", lambda: map(archive.read_many, batches)),
             reading("ours, 1 thread", "ours", lambda: map(one.read_many, batches)),
             _zipfile(path, batches),
-            _limit(BatchLoop(Payloads.of(path), batches)),
+            limit_side(BatchLoop(Payloads.of(path), batches)),
         ]
         timings, digest = time_sides(sides, scale.rounds)
-    return Measured(scale.tiny, digest.bytes, timings, notes=[_ours_threads()])
+    return Measured(scale.tiny, digest.bytes, timings, notes=[ours_threads()])
 
 
-@_case(
+@case(
     "read_arrays_224",
     "read_arrays, 224 x 224 x 3 uint8 .npy, deflated, out= reused",
     SpeedTarget("ours, 1 thread", "limit", 0.90),
 )
 def _read_arrays_224(scale: Scale) -> Measured:
     path = data.arrays(scale.arrays)
-    batches = _random_batches(scale.arrays, scale.array_batch)
+    batches = random_batches(scale.arrays, scale.array_batch)
     out = np.ones((scale.array_batch, 224, 224, 3), np.uint8)
     with zipfile.ZipFile(path) as peer, archivestream.open(path) as archive:
         names = peer.namelist()
@@ -301,9 +241,9 @@ def _read_arrays_224(scale: Scale) -> Measured:
             reading("ours", "ours", lambda: (archive.read_arrays(b, out) for b in batches)),
             reading("ours, 1 thread", "ours", lambda: (one.read_arrays(b, out) for b in batches)),
             reading("zipfile", "peer", lambda: load(lambda n: np.load(io.BytesIO(peer.read(n))))),
-            _limit(BatchLoop(Payloads.of(path), batches, skip=header)),
+            limit_side(BatchLoop(Payloads.of(path), batches, skip=header)),
         ]
-        notes = [_ours_threads()]
+        notes = [ours_threads()]
         if find_spec("spdl") and find_spec("spdl.io"):
             # It reads an archive that is in memory: that costs it no system call, and is not timed.
             load_npz = import_module("spdl.io").load_npz
@@ -317,7 +257,7 @@ def _read_arrays_224(scale: Scale) -> Measured:
     return Measured(len(batches) * scale.array_batch, digest.bytes, timings, notes=notes)
 
 
-@_case(
+@case(
     "dataloader_10k",
     "DataLoader(ArchiveDataset), 256 x 10 KB, num_workers=0, bytes",
     SpeedTarget("ours", "zipfile", 3),
@@ -330,17 +270,17 @@ def _dataloader_10k(scale: Scale) -> Measured:
     sides = [
         reading("ours", "ours", shuffled("ours", path, scale.batch)),
         reading("zipfile", "peer", shuffled("zipfile", path, scale.batch)),
-        _limit(BatchLoop(Payloads.of(path), order)),
+        limit_side(BatchLoop(Payloads.of(path), order)),
     ]
     timings, digest = time_sides(sides, scale.rounds)
-    notes = ["the same DataLoader on both sides, with the same seed", _ours_threads()]
+    notes = ["the same DataLoader on both sides, with the same seed", ours_threads()]
     return Measured(scale.texts, digest.bytes, timings, notes=notes)
 
 
 _GROWTH = "ours, growth of the peak beyond the index"
 
 
-@_case(
+@case(
     "epoch_memory",
     "peak memory of one epoch of a DataLoader, over two archives",
     FigureTarget(_GROWTH, 4, "MB"),

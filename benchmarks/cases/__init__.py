@@ -1,0 +1,12 @@
+"""The cases: what each side does, over which archive, and the targets."""
+
+from __future__ import annotations
+
+# They enter their cases in this order.
+# isort: off
+from benchmarks.cases import zips, tar, tar_zst, packing  # noqa: F401
+
+# isort: on
+from benchmarks.cases.registry import CASES, FULL, QUICK
+
+__all__ = ["CASES", "FULL", "QUICK"]
