@@ -390,6 +390,7 @@ def test_info_json(archive: Path) -> None:
         "methods": {"deflate": 6},
         "encrypted": 0,
         "unsupported": 0,
+        "saved_indexes": [],
         "largest": {"name": "dog/1.jpg", "size": 6000},
         "extensions": {".png": 2, ".txt": 1, ".jpg": 1, "": 1},
     }

@@ -148,14 +148,11 @@ def tar() -> bytes:
         (pickle.dumps([1]), CorruptArchiveError, "pickle"),
         (b"\x93NUMPY\1\0" + bytes(99), CorruptArchiveError, "NumPy"),
         (os.urandom(1) + b"\x81\xfe" * 300, CorruptArchiveError, "bytes|text"),
-        (gzip.compress(ARCHIVE), UnsupportedFeatureError, "gzip"),
         (bz2.compress(ARCHIVE), UnsupportedFeatureError, "bzip2"),
         (lzma.compress(ARCHIVE), UnsupportedFeatureError, "xz"),
-        (zstandard.compress(ARCHIVE), UnsupportedFeatureError, "zstd"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(99), UnsupportedFeatureError, "7-Zip"),
         (b"Rar!\x1a\x07\1\0" + bytes(99), UnsupportedFeatureError, "RAR"),
-        (tar()[:1024] + bytes(9216), UnsupportedFeatureError, "tar"),
-        (tar(), UnsupportedFeatureError, "tar"),
+        (tar()[:100] + b"?" + tar()[101:512] + bytes(9728), CorruptArchiveError, "tar"),
         (ARCHIVE[:-30], CorruptArchiveError, "truncated"),
         (ARCHIVE[:100], CorruptArchiveError, "truncated"),
     ],
@@ -173,7 +170,18 @@ def test_what_is_no_zip(tmp_path: Path, data: bytes, kind: type[ArchiveError], m
         assert str(caught.value).startswith(caught.value.archive + ": ")
     assert str(path) in str(caught.value)
     del caught
-    assert open_descriptors() == before
+    assert open_descriptors() <= before  # what others left behind may close meanwhile
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress, bytes])
+def test_a_zip_within_is_a_member(compress: Callable[[bytes], bytes]) -> None:
+    """What a file begins with says what it is, though it may end like a ZIP."""
+    with archivestream.open(compress(tar())) as archive:
+        assert [*archive] == [ARCHIVE]
+        assert archive.namelist() == ["inner.zip"]
+    if compress is not bytes:
+        with archivestream.open(compress(ARCHIVE)) as archive:
+            assert [*archive] == [ARCHIVE]
 
 
 def test_zip_with_the_mark_of_a_tar() -> None:
@@ -528,7 +536,7 @@ def test_close(path: Path) -> None:
     assert member.read() == LARGE[10:], "what was open before stays so"
     member.close()
     del archive, view, pending, member, one
-    assert open_descriptors() == before
+    assert open_descriptors() <= before  # what others left behind may close meanwhile
 
 
 # ---- patterns --------------------------------------------------------------------------------------------------
@@ -697,7 +705,7 @@ def test_progress_that_raises(path: Path) -> None:
     with archivestream.open(path) as archive, pytest.raises(KeyboardInterrupt):
         archive.verify(stop)
     del archive
-    assert open_descriptors() == before
+    assert open_descriptors() <= before  # what others left behind may close meanwhile
 
 
 # ---- keys ------------------------------------------------------------------------------------------------------
