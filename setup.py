@@ -80,7 +80,35 @@ LIBRARIES = (
     ),
 )
 
-EXTENSIONS = ("blocks", "buffers", "codecs", "engine", "files", "names", "plan", "text", "work", "zipscan")
+EXTENSIONS = (
+    "blocks",
+    "buffers",
+    "cache",
+    "checkpoints",
+    "codecs",
+    "columns",
+    "deflating",
+    "engine",
+    "entropy",
+    "files",
+    "frameindex",
+    "names",
+    "pieces",
+    "plan",
+    "scatter",
+    "segments",
+    "sequences",
+    "tarheader",
+    "tarpax",
+    "tarscan",
+    "tartable",
+    "text",
+    "view",
+    "work",
+    "zipextra",
+    "zipscan",
+    "zstdscan",
+)
 LINKS = {"archivestream._native.codecs": LIBRARIES}
 
 DIRECTIVES = {
