@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["replace_file"]
+__all__ = ["rename_new", "replace_file", "there_already"]
 
 
 def replace_file(path: Path, parts: Iterable[Buffer], *, like: int = -1, check: Callable[[], object]) -> None:
@@ -105,3 +105,22 @@ def _share(descriptor: int, like: int) -> None:
     except PermissionError:
         mode &= ~0o060  # its group is another one
     os.fchmod(descriptor, mode)
+
+
+def rename_new(temporary: Path, path: Path) -> None:
+    """Rename a file, unless something has come to stand there meanwhile: `FileExistsError`."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise there_already(path) from None
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise there_already(path) from None
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
+
+
+def there_already(path: Path) -> FileExistsError:
+    """Make the exception for a file that is not to be replaced."""
+    return FileExistsError(errno.EEXIST, "the file is there already; overwrite=True replaces it", str(path))

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from archivestream.atomic import rename_new, there_already
 from archivestream.errors import ArchiveError, UnsupportedFeatureError
 from archivestream.member_io import open_member
 from archivestream.reader import MemberReader, without_frames
@@ -157,7 +158,7 @@ def _make_folders(root: Path, parts: Sequence[str]) -> None:
 def _write(reader: MemberReader, member: int, path: Path, data: bytes | None, overwrite: bool) -> None:
     """Write a file under a temporary name, and give it its own only when it is whole."""
     if not overwrite and os.path.lexists(path):
-        raise _exists(path)
+        raise there_already(path)
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with open(temporary, "xb") as file:  # x: through no link
@@ -165,7 +166,7 @@ def _write(reader: MemberReader, member: int, path: Path, data: bytes | None, ov
         if overwrite:
             os.replace(temporary, path)  # replaces a link, does not write through it
         else:
-            _rename_new(temporary, path)
+            rename_new(temporary, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -181,21 +182,3 @@ def _copy(reader: MemberReader, member: int, data: bytes | None, file: BinaryIO)
         return
     with open_member(reader, member) as contents:
         shutil.copyfileobj(contents, file, 1 << 20)
-
-
-def _rename_new(temporary: Path, path: Path) -> None:
-    """Rename, unless something has come to stand there meanwhile."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise _exists(path) from None
-    except OSError:  # a file system without hard links
-        if os.path.lexists(path):
-            raise _exists(path) from None
-        os.replace(temporary, path)
-    else:
-        os.unlink(temporary)
-
-
-def _exists(path: Path) -> FileExistsError:
-    return FileExistsError(errno.EEXIST, "the file is there already; overwrite=True replaces it", str(path))

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from archivestream.atomic import rename_new, there_already
+
 __all__ = ["OutputFile", "commit"]
 
 _BUFFER = 1 << 20
@@ -38,7 +40,7 @@ class OutputFile:
         self.path = Path(path)
         self.overwrite = overwrite
         if not overwrite and os.path.lexists(self.path):
-            raise _exists(self.path)
+            raise there_already(self.path)
         if self.path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
         self._temporary = self.path.with_name(f".{secrets.token_hex(8)}.part")
@@ -81,7 +83,7 @@ class OutputFile:
         if self.overwrite:
             os.replace(self._temporary, self.path)  # replaces a link, does not write through it
         else:
-            _rename_new(self._temporary, self.path)
+            rename_new(self._temporary, self.path)
         self._abandon.detach()
 
     def abandon(self) -> None:
@@ -123,21 +125,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _rename_new(temporary: Path, path: Path) -> None:
-    """Rename, unless something has come to stand there meanwhile."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise _exists(path) from None
-    except OSError:  # a file system without hard links
-        if os.path.lexists(path):
-            raise _exists(path) from None
-        os.replace(temporary, path)
-    else:
-        os.unlink(temporary)
-
-
-def _exists(path: Path) -> FileExistsError:
-    return FileExistsError(errno.EEXIST, "the file is there already; overwrite=True replaces it", str(path))
