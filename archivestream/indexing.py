@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from archivestream import sidecar
-from archivestream._native.buffers import Buffer
 from archivestream._native.columns import Layout
 from archivestream.errors import (
     ArchiveChangedError,
@@ -20,7 +19,7 @@ from archivestream.errors import (
     CorruptArchiveError,
     LimitExceededError,
 )
-from archivestream.formats import open_decoded, read_index
+from archivestream.formats import Found, open_decoded, read_index
 from archivestream.index import Index
 from archivestream.limits import Limits
 from archivestream.sources import Source
@@ -32,28 +31,16 @@ MODES: tuple[IndexMode, ...] = ("auto", "require", "memory")
 
 
 @dataclass(frozen=True)
-class Indexed:
-    """A source with its index.
+class Indexed(Found):
+    """What a format has found, or a sidecar holds.
 
     Attributes
     ----------
-    index : Index
-        Where the members are.
-    source : Source
-        What the index speaks of: the file, or what it decodes to.
-    crc32 : int or None
-        Of the whole file, where it is known.
     sidecar : Path or None
         Where the index is saved.
-    content : list of Buffer
-        What its blocks decode to, where building the index has shown that.
     """
 
-    index: Index
-    source: Source
-    crc32: int | None = None
     sidecar: Path | None = None
-    content: Sequence[Buffer] = ()
 
 
 def find_index(
@@ -118,7 +105,7 @@ def find_index(
                 ArchiveWarning,
                 stacklevel=2,
             )
-    return Indexed(found.index, found.source, found.crc32, path, found.content)
+    return Indexed(found.index, found.source, found.crc32, found.content, path)
 
 
 def save(
@@ -174,7 +161,7 @@ def _load(
     if saved.touched and mode == "auto":
         with contextlib.suppress(OSError):  # it is valid as it is
             sidecar.save(saved.columns, metadata, source, saved.path)
-    return Indexed(index, open_decoded(source, index), metadata.crc32, saved.path)
+    return Indexed(index, open_decoded(source, index), metadata.crc32, sidecar=saved.path)
 
 
 def _load_partial(source: Source, strict: bool, metadata_encoding: str | None) -> Mapping[str, Any] | None:
