@@ -29,12 +29,12 @@ from archivestream.errors import (
 )
 from archivestream.limits import Limits
 from archivestream.members import Member
-from archivestream.packing import ShardPacker, TarZstPacker, ZipPacker, pack, repack
 from archivestream.summary import Summary
 from archivestream.verification import VerifyReport
 
 if TYPE_CHECKING:
     from archivestream.dataset import ArchiveDataset
+    from archivestream.packing import ShardPacker, TarZstPacker, ZipPacker, pack, repack
 
 __all__ = [
     "Archive",
@@ -65,8 +65,11 @@ __all__ = [
     "repack",
 ]
 
-# What needs an optional package: imported on first use.
-_LAZY = {"ArchiveDataset": "archivestream.dataset"}
+# What needs an optional package, or what only those who write archives need: imported on first use.
+_LAZY = {
+    "ArchiveDataset": "archivestream.dataset",
+    **dict.fromkeys(("ShardPacker", "TarZstPacker", "ZipPacker", "pack", "repack"), "archivestream.packing"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,6 @@ from archivestream.members import Member
 from archivestream.selection import Key, Keys, Names, Selection
 from archivestream.session import (
     DEFAULT_CACHE,
-    MOST_THREADS,
     Openable,
     Options,
     Progress,
@@ -35,6 +34,7 @@ from archivestream.session import (
     find_sources,
 )
 from archivestream.summary import Summary, summarise
+from archivestream.threads import check_threads
 from archivestream.verification import VerifyReport, verify
 
 __all__ = ["Archive", "Openable", "Progress", "open"]
@@ -107,8 +107,7 @@ def open(  # the name that users type: archivestream.open
     ...     first = archive[0]
     ...     batch = archive.read_batch(range(256))
     """
-    if threads is not None and not 1 <= operator.index(threads) <= MOST_THREADS:
-        raise ValueError(f"threads must be from 1 to {MOST_THREADS}, not {threads}")
+    check_threads(threads)
     if isinstance(path, Archive):
         raise TypeError("this is an archive already; select() makes another view of it")
     check_encoding(metadata_encoding)

@@ -31,6 +31,7 @@ from archivestream.limits import Limits
 from archivestream.members import METHODS
 from archivestream.reasons import REASONS, REASONS_IN_BLOCKS
 from archivestream.sources import Source
+from archivestream.threads import processors
 
 __all__ = ["MemberReader", "PendingMembers", "empty_bytes", "source_error", "without_frames"]
 
@@ -106,7 +107,7 @@ class MemberReader:
         self.limits = limits
         self.verify = verify
         self.strict = strict
-        self.threads = threads or _processors()
+        self.threads = threads or processors()
         self.cache = BlockCache(cache)
         view = IndexView(
             index.columns,
@@ -441,9 +442,3 @@ def _placer(data: _Bytes, offsets: MemberIds) -> Callable[[int, bytes], None]:
         data[offsets[position] : offsets[position + 1]] = np.frombuffer(decoded, np.uint8)
 
     return place
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

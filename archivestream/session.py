@@ -27,7 +27,6 @@ from archivestream.sources import (
 
 __all__ = [
     "DEFAULT_CACHE",
-    "MOST_THREADS",
     "Openable",
     "Options",
     "Progress",
@@ -36,7 +35,6 @@ __all__ = [
     "find_sources",
 ]
 
-MOST_THREADS = 1024  # that may work on one batch
 DEFAULT_CACHE = 64 << 20  # bytes of decoded blocks
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -94,7 +92,9 @@ class Options:
     def open(self, sources: Sequence[Source], progress: Progress | None) -> Session:
         """Index the sources, and make the reader of their members."""
         shares = _shares(sources, progress)
-        parts = [self.find_index(source, share) for source, share in zip(sources, shares, strict=True)]
+        # What is decoded and what is kept of it are there at the same time, and that of all sources together.
+        room = self.cache // (2 * len(sources))
+        parts = [self.find_index(source, share, room=room) for source, share in zip(sources, shares, strict=True)]
         reader = MemberReader(
             Index.concatenate([part.index for part in parts]),
             [part.source for part in parts],
@@ -109,7 +109,9 @@ class Options:
             reader.keep(place, part.content)
         return Session(reader, self, sources, parts[0].crc32)
 
-    def find_index(self, source: Source, progress: Progress | None, mode: IndexMode | None = None) -> Indexed:
+    def find_index(
+        self, source: Source, progress: Progress | None, *, mode: IndexMode | None = None, room: int = 0
+    ) -> Indexed:
         """Load or build the index of one source; a failure to read it is a `SourceError`."""
         try:
             return find_index(
@@ -120,7 +122,7 @@ class Options:
                 metadata_encoding=self.metadata_encoding,
                 threads=self.threads,
                 progress=progress,
-                room=self.cache // 2,  # what is decoded and what is kept of it are there at the same time
+                room=room,
             )
         except (ArchiveError, FileNotFoundError):
             raise
@@ -186,7 +188,7 @@ class Session:
         # The index is of all of them together, so that each is indexed once more.
         written = []
         for file, share in zip(self.files, _shares(self.files, progress), strict=True):
-            indexed = self.options.find_index(file, share, "memory")
+            indexed = self.options.find_index(file, share, mode="memory")
             written.append(self.options.save_index(file, indexed.index, indexed.crc32, None))
         return written
 

@@ -45,7 +45,6 @@ __all__ = [
     "Sidecar",
     "StaleSidecar",
     "drop_partial",
-    "find",
     "load",
     "load_any",
     "load_partial",
@@ -155,11 +154,6 @@ def places(source: Source) -> list[Path]:
 
 def _cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("archivestream"))
-
-
-def find(source: Source) -> Path | None:
-    """Return where there is a sidecar of a source, whether or not it is a valid one."""
-    return next((place for place in places(source) if place.exists()), None)
 
 
 # ---- what a sidecar belongs to ----------------------------------------------------------------------------------

@@ -501,3 +501,14 @@ def test_what_was_decoded_to_index_it_is_kept(tmp_path: Path) -> None:
             after = archive._shared.reader.cache.statistics()
             assert (after[1] > before[1]) == decoded
             assert after[2] <= cache
+
+
+def test_what_is_kept_of_several_archives_has_one_bound(tmp_path: Path) -> None:
+    """Each of them may fill its part only, as what all of them decode to is there at the same time."""
+    for i in range(4):
+        archivestream.pack({f"{i}": STREAM[:100_000]}, tmp_path / f"{i}.tar.zst")
+    for count, kept in ((1, True), (4, False)):
+        paths = [tmp_path / f"{i}.tar.zst" for i in range(count)]
+        with archivestream.open(paths, index="memory", cache=512 << 10) as archive:
+            assert (archive._shared.reader.cache.statistics()[3] > 0) == kept
+            assert [*archive] == [STREAM[:100_000]] * count

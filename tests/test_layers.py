@@ -22,7 +22,7 @@ PACKAGE = Path(archivestream.__file__).parent
 # Each level, lowest first, and its rooms: a room may import from every level below, and from those
 # that stand before it on its own. A room is a file or a folder directly under archivestream/.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "_version", "limits"),
+    ("errors", "_version", "limits", "threads"),
     ("_native",),
     ("atomic", "columns", "index", "sources", "fingerprint", "sidecar", "deflate", "members", "fallback", "paths"),
     ("formats",),

@@ -33,34 +33,12 @@ from archivestream._native.entropy cimport LONGEST_STATE, load_entropy, reset_en
 from archivestream._native.zstdscan cimport (
     BLOCK_HEADER, RESERVED_BLOCK, is_last, span_of_block, type_of, window_of)
 
-cdef extern from *:
+cdef extern from "memory.hpp":      # which the next one includes
+    pass
+
+cdef extern from "scratch.hpp":
     """
-    #include <cstdint>
-    #include <cstdlib>
     #include <sys/mman.h>
-
-    // Memory of one thread, kept from call to call.
-    struct Unpacked {
-      std::uint8_t *data = nullptr;
-      std::size_t capacity = 0;
-
-      std::uint8_t *reserve(std::size_t size) {
-        if (size > capacity || data == nullptr) {
-          std::free(data);
-          capacity = size < 65536 ? 65536 : size;
-          data = static_cast<std::uint8_t *>(std::malloc(capacity));
-          if (data == nullptr) capacity = 0;
-        }
-        return data;
-      }
-      void trim() {
-        if (capacity <= (std::size_t{4} << 20)) return;
-        std::free(data);
-        data = nullptr;
-        capacity = 0;
-      }
-      ~Unpacked() { std::free(data); }
-    };
 
     // A dictionary is as long as the window, and nearly all of it is gaps that no match reads: the kernel gives
     // a page when it is first written to. The content goes to the end, so that pages are used again.
@@ -90,7 +68,7 @@ cdef extern from *:
       }
       ~DictionaryRoom() { release(); }
     };
-    static thread_local Unpacked unpacked;
+    static thread_local archivestream::Scratch unpacked;
     static thread_local DictionaryRoom dictionary_room;
     """
     uint8_t *reserve_unpacked "unpacked.reserve"(size_t size) noexcept nogil

@@ -14,7 +14,8 @@ from archivestream.cli.errors import CommandError
 from archivestream.cli.progress import Bar
 from archivestream.indexing import IndexMode
 from archivestream.paths import expand
-from archivestream.session import MOST_THREADS, check_encoding
+from archivestream.session import check_encoding
+from archivestream.threads import MOST_THREADS
 
 __all__ = [
     "ArchivePath",

@@ -14,7 +14,7 @@ from archivestream.cli.errors import CommandError
 from archivestream.cli.opening import ArchivePath, Encoding, Strict, open_archive
 from archivestream.cli.progress import Bar
 from archivestream.cli.text import byte_count, plural, printable
-from archivestream.session import MOST_THREADS
+from archivestream.threads import MOST_THREADS
 
 __all__ = ["pack", "repack"]
 

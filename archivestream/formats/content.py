@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from archivestream._native.tarscan import TarScanner
+from archivestream.columns import DTYPES
 from archivestream.formats import tar
 from archivestream.limits import Limits
 
-__all__ = ["Content"]
+__all__ = ["NO_TIME", "Content", "single_member"]
+
+NO_TIME = (1 << 5 | 1) << 16  # MS-DOS: 1980-01-01, the first that there is
+_REGULAR_FILE = 0o100644 << 16
 
 
 class Content:
@@ -76,3 +82,20 @@ class Content:
             limits=self._limits,
             metadata_encoding=self._encoding,
         )
+
+
+def single_member(name: str, size: int, *, crc32: int = 0, timestamp: int = NO_TIME) -> dict[str, Any]:
+    """Make the columns of a stream that is one member."""
+    text = name.encode("utf-8", "surrogatepass")
+    values = {
+        "size": size,
+        "offset": 0,
+        "crc32": crc32,
+        "flags": 0,
+        "timestamp": timestamp,
+        "attributes": _REGULAR_FILE,
+    }
+    columns: dict[str, Any] = {column: np.array([value], DTYPES[column]) for column, value in values.items()}
+    columns["names"] = np.frombuffer(text, np.uint8)
+    columns["name_offset"] = np.array([0, len(text)], np.uint64)
+    return columns

@@ -34,11 +34,12 @@ from archivestream._native.columns import BlockFlag, Layout
 from archivestream.columns import DTYPES
 from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
 from archivestream.fingerprint import whole_crc32
-from archivestream.formats.content import Content
+from archivestream.formats.content import Content, single_member
 from archivestream.index import Index
 from archivestream.limits import Limits
 from archivestream.sources import Source
 from archivestream.sources.gzip import GzipDecoder, GzipSource
+from archivestream.threads import processors
 
 __all__ = ["SIGNATURE", "open_decoded", "read_index"]
 
@@ -49,7 +50,6 @@ _END = struct.Struct("<Q")  # in front of the seek points: where the last member
 _LONGEST_HEADER = 128 << 10  # of which a name is looked for
 _BLOCK = 256 << 10
 _PIECE = 256 << 10
-_REGULAR_FILE = 0o100644 << 16
 _SUFFIXES = {".gz": "", ".tgz": ".tar", ".taz": ".tar"}
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -78,8 +78,6 @@ def read_index(
     ImportError
         If rapidgzip is not installed.
     """
-    if threads is None:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def decode(end: int, threads: int) -> _Decoded:
         content = Content(source.name, strict=strict, limits=limits, metadata_encoding=metadata_encoding)
@@ -87,7 +85,7 @@ def read_index(
 
     end = source.size
     try:
-        found = decode(end, threads)
+        found = decode(end, threads or processors())
     except CorruptArchiveError as error:
         # Say what is wrong and where; or find where padding begins.
         end = _check_members(source, strict, progress)
@@ -103,7 +101,9 @@ def read_index(
             _check_members(source, strict, progress)
     columns = _block_columns(found, end)
     if found.members is None:
-        columns |= _member_columns(source, found, metadata_encoding)
+        modified, in_header = _read_header(source, metadata_encoding)
+        name = _name_of(source) or in_header or "data"
+        columns |= single_member(name, found.size, crc32=found.crc32, timestamp=_dos_time(modified))
     else:
         columns |= {name: np.frombuffer(data, DTYPES[name]) for name, data in found.members.items()}
     columns["codec"] = np.full(len(columns["size"]), Codec.DEFLATE, np.uint16)
@@ -240,24 +240,6 @@ def _block_columns(found: _Decoded, end: int) -> dict[str, Any]:
         "aux_offset": np.zeros(m + 1, np.uint64),
         "gzip_index": np.frombuffer(_END.pack(end) + found.index, np.uint8),
     }
-
-
-def _member_columns(source: Source, found: _Decoded, encoding: str | None) -> dict[str, Any]:
-    """Make the whole stream one member."""
-    modified, in_header = _read_header(source, encoding)
-    name = (_name_of(source) or in_header or "data").encode("utf-8", "surrogatepass")
-    values = {
-        "size": found.size,
-        "offset": 0,
-        "crc32": found.crc32,
-        "flags": 0,
-        "timestamp": _dos_time(modified),
-        "attributes": _REGULAR_FILE,
-    }
-    columns: dict[str, Any] = {key: np.array([value], DTYPES[key]) for key, value in values.items()}
-    columns["names"] = np.frombuffer(name, np.uint8)
-    columns["name_offset"] = np.array([0, len(name)], np.uint64)
-    return columns
 
 
 def _name_of(source: Source) -> str | None:

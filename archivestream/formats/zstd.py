@@ -28,7 +28,7 @@ from archivestream.errors import (
     LimitExceededError,
     UnsupportedFeatureError,
 )
-from archivestream.formats.content import Content
+from archivestream.formats.content import Content, single_member
 from archivestream.index import Index
 from archivestream.limits import Limits
 from archivestream.sources import Source
@@ -43,7 +43,6 @@ _FRAME_HEADER = 18  # bytes, at most
 _BUDGET = 0.045  # of the size of the file: with what is spent before the spacing grows, 5 % at the usual levels
 _MEMBER_BYTES = 100  # of an index, or so
 _KEEP_EVERY = 10.0  # seconds between two savings of what has been found
-_REGULAR_FILE = 0o100644 << 16
 
 _FAULTS = {
     Status.BAD_DATA: "its compressed data are damaged",
@@ -112,7 +111,7 @@ def read_index(
     _check_seek_table(source, strict)
     members = content.finish()
     columns = _as_columns(blocks)
-    columns |= _as_columns(_single_member(source, content.size) if members is None else members)
+    columns |= single_member(_name_of(source), content.size) if members is None else _as_columns(members)
     columns["codec"] = np.full(len(columns["size"]), Codec.ZSTD, np.uint16)
     columns["compressed_size"] = _shares(columns)
     name = "zst" if members is None else "tar.zst"
@@ -162,21 +161,10 @@ def _decode(
     return crc, decoded
 
 
-def _single_member(source: Source, size: int) -> dict[str, Any]:
-    """Make the columns of a file that is one member, named like it."""
+def _name_of(source: Source) -> str:
+    """Return the name of the file without its suffix."""
     name = os.path.basename(source.name)
-    name = "" if name.startswith("<") else re.sub(r"\.tzst$", ".tar", name.removesuffix(".zst"))
-    text = name.encode("utf-8", "surrogatepass")
-    return {
-        "size": np.array([size], np.uint64),
-        "offset": np.zeros(1, np.uint64),
-        "crc32": np.zeros(1, np.uint32),
-        "flags": np.zeros(1, np.uint16),
-        "timestamp": np.array([(1 << 5 | 1) << 16], np.uint32),  # the first that there is
-        "attributes": np.array([_REGULAR_FILE], np.uint32),
-        "names": text,
-        "name_offset": np.array([0, len(text)], np.uint64),
-    }
+    return "" if name.startswith("<") else re.sub(r"\.tzst$", ".tar", name.removesuffix(".zst"))
 
 
 def _shares(columns: Mapping[str, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -22,7 +21,8 @@ from archivestream.packing.entries import (
 )
 from archivestream.packing.output import OutputFile, commit
 from archivestream.packing.pipeline import Pipeline
-from archivestream.session import MOST_THREADS, Progress
+from archivestream.session import Progress
+from archivestream.threads import check_threads
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -136,8 +136,7 @@ class Packer:
         overwrite: bool,
         progress: Progress | None,
     ) -> None:
-        if threads is not None and not 1 <= operator.index(threads) <= MOST_THREADS:
-            raise ValueError(f"threads must be from 1 to {MOST_THREADS}, not {threads}")
+        check_threads(threads)
         self._format = container
         self._overwrite = overwrite
         self._progress = progress

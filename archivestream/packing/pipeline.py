@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+from archivestream.threads import processors
 
 __all__ = ["Pipeline"]
 
@@ -26,7 +27,7 @@ class Pipeline:
     """
 
     def __init__(self, threads: int | None) -> None:
-        threads = threads or _processors()
+        threads = threads or processors()
         self._pool = ThreadPoolExecutor(threads, "archivestream-pack")
         self._room = _BYTES + threads * _BYTES_PER_THREAD
         self._in_flight: deque[tuple[Future[Any], Callable[[Any], None], int]] = deque()
@@ -64,9 +65,3 @@ class Pipeline:
         future, done, size = self._in_flight.popleft()
         done(future.result())
         self._room += size
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -22,12 +22,14 @@ import stat
 import struct
 import tarfile
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
+from archivestream._native.zstdscan import make_seek_table
 from archivestream.packing.entries import Entry
 from archivestream.packing.output import OutputFile
 from archivestream.packing.packer import Packer, Piece, cut
@@ -43,10 +45,6 @@ _LEVELS = range(1, zstandard.MAX_COMPRESSION_LEVEL + 1)
 
 _TRAINED = b"\x37\xa4\x30\xec"
 _DICTIONARY_MAGIC = 0x184D2A50
-_TABLE_MAGIC = 0x184D2A5E
-_SEEKABLE_MAGIC = 0x8F92EAB1
-_HAS_CHECKSUMS = 0x80
-_MOST_FRAMES = 0x8000000
 _EMPTY_CHECKSUM = 0x51D8E999  # lower half of the XXH64 of no bytes
 
 _DICTIONARY_SIZE = 112_640  # zstd's default
@@ -177,7 +175,7 @@ class TarZstWriter(TarWriter):
     def __init__(self, file: OutputFile, container: TarZstFormat) -> None:
         super().__init__(file)
         self._compress = container.compress
-        self._table = bytearray()
+        self._table = array("I")  # of each frame: bytes, compressed and decoded, and the checksum
         if container.dictionary is not None:
             head = struct.pack("<2L", _DICTIONARY_MAGIC, len(container.dictionary))
             self.add(Frame(head + container.dictionary, 0, _EMPTY_CHECKSUM))
@@ -185,23 +183,21 @@ class TarZstWriter(TarWriter):
     @property
     def final_size(self) -> int:
         """See `archivestream.packing.packer.Writer`."""
-        return self.file.size + len(_END) + len(self._table) + 64
+        return self.file.size + len(_END) + 4 * len(self._table) + 64
 
     def add(self, frame: Frame) -> None:
         """Append a frame."""
         super().add(frame)
-        self._table += struct.pack("<3L", len(frame.data), frame.size, frame.checksum)
+        self._table.extend((len(frame.data), frame.size, frame.checksum))
 
     def finish(self) -> None:
         """Append what ends a tar, and the seek table."""
         self.add(self._compress(_END))
-        count = len(self._table) // 12
-        if count > _MOST_FRAMES:
-            raise ValueError(
-                f"{self.file.path}: {count} frames are more than a seek table holds; use a larger frame_size"
-            )
-        foot = struct.pack("<LBL", count, _HAS_CHECKSUMS, _SEEKABLE_MAGIC)
-        self.file.write(struct.pack("<2L", _TABLE_MAGIC, len(self._table) + len(foot)) + self._table + foot)
+        try:
+            table = make_seek_table(zip(self._table[::3], self._table[1::3], strict=True), self._table[2::3])
+        except ValueError as error:
+            raise ValueError(f"{self.file.path}: {error}; use a larger frame_size") from error
+        self.file.write(table)
 
 
 def _member(entry: Entry, data: memoryview) -> list[Any]:
