@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from archivestream.reader import PendingMembers
 
-__all__ = ["Batch", "PendingBatch", "as_bytes"]
+__all__ = ["Batch", "PendingBatch", "as_bytes", "as_rows"]
 
 
 class Batch(Sequence[memoryview]):
@@ -97,3 +97,20 @@ def as_bytes(out: Any) -> NDArray[np.uint8] | None:
     if not view.c_contiguous:
         raise ValueError("out is not contiguous")
     return np.frombuffer(view, np.uint8) if view.nbytes else np.empty(0, np.uint8)
+
+
+def as_rows(out: Any) -> NDArray[np.uint8] | None:
+    """Check the caller's memory for rows of bytes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is read-only, or no contiguous array of such.
+    """
+    if out is None:
+        return None
+    if not isinstance(out, np.ndarray) or out.dtype != np.uint8 or out.ndim != 2 or not out.flags.c_contiguous:
+        raise TypeError("out must be a C-contiguous array of uint8 with two dimensions")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    return out

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
+from archivestream.errors import ArchiveError, CorruptArchiveError, UnsupportedFeatureError
 from archivestream.index import MemberIds
-from archivestream.reader import MemberReader, empty_bytes
+from archivestream.reader import MemberReader, empty_bytes, without_frames
 
 __all__ = ["decode_array", "read_arrays"]
 
@@ -24,23 +24,43 @@ _MOST_DIMENSIONS = 32  # of NumPy 1
 _HEADERS = 64  # remembered for an archive, by the size of their members
 
 
-def read_arrays(reader: MemberReader, members: MemberIds, out: NDArray[Any] | None) -> NDArray[Any]:
+def read_arrays(
+    reader: MemberReader, members: MemberIds, out: NDArray[Any] | None, errors: dict[int, Exception] | None = None
+) -> NDArray[Any]:
     """Read members of one shape and type: see `archivestream.Archive.read_arrays`."""
     if out is not None and not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
     if len(members) == 0:
         raise ValueError("no members: the shape of the arrays is not known")
-    first = int(members[0])
-    size = int(reader.index["size"][first])
     # The header of another member of that size is a good guess: `read_slots` compares each member with it.
-    guess = reader.npy_headers.get(size)
+    guess = reader.npy_headers.get(int(reader.index["size"][members[0]]))
     if guess is not None and (out is None or (out.shape[1:], out.dtype) == _parse_header(guess)[::2]):
-        result, odd = _read_slots(reader, members, out, guess)
-        if 0 not in odd:
-            _copy_each(reader, members, odd, result)
+        bad: dict[int, Exception] | None = None if errors is None else {}
+        result, odd = _read_slots(reader, members, out, guess, bad)
+        if 0 not in odd and not (bad and 0 in bad):
+            if errors is not None and bad is not None:
+                errors.update(bad)
+            _copy_each(reader, members, odd, result, errors)
             return result if out is None else out
-    data = reader.read(first)
-    where = {"archive": reader.archive_name(first), "member": reader.index.name(first)}
+    for place, member in enumerate(members.tolist()):
+        try:
+            prefix = _learn_header(reader, member)
+        except (ArchiveError, MemoryError) as error:
+            if errors is None:
+                raise
+            errors[place] = without_frames(error)
+        else:
+            result, odd = _read_slots(reader, members, out, prefix, errors)
+            _copy_each(reader, members, odd, result, errors)
+            return result if out is None else out
+    return np.empty((len(members), 0), np.uint8) if out is None else out
+
+
+def _learn_header(reader: MemberReader, member: int) -> bytes:
+    """Read a member, and remember how it begins."""
+    data = reader.read(member)
+    size = int(reader.index["size"][member])
+    where = {"archive": reader.archive_name(member), "member": reader.index.name(member)}
     prefix = _prefix(data, **where)
     shape, _, dtype = _parse(prefix, **where)
     if len(prefix) + dtype.itemsize * math.prod(shape) != size:
@@ -52,13 +72,15 @@ def read_arrays(reader: MemberReader, members: MemberIds, out: NDArray[Any] | No
     if len(reader.npy_headers) == _HEADERS:
         reader.npy_headers.clear()
     reader.npy_headers[size] = prefix
-    result, odd = _read_slots(reader, members, out, prefix)
-    _copy_each(reader, members, odd, result)
-    return result if out is None else out
+    return prefix
 
 
 def _read_slots(
-    reader: MemberReader, members: MemberIds, out: NDArray[Any] | None, prefix: bytes
+    reader: MemberReader,
+    members: MemberIds,
+    out: NDArray[Any] | None,
+    prefix: bytes,
+    errors: dict[int, Exception] | None,
 ) -> tuple[NDArray[Any], list[int] | range]:
     """Read the members that begin with a header to their places; return the array, and the places of the others."""
     shape, fortran, dtype = _parse_header(prefix)
@@ -74,7 +96,7 @@ def _read_slots(
     slots = memory.view(dtype).reshape(n, *(shape[::-1] if fortran else shape))
     result = slots.transpose(0, *range(slots.ndim - 1, 0, -1)) if fortran else slots
     if (reader.index["size"][members] == len(prefix) + size).all():
-        return result, reader.read_slots(members, memory, prefix)
+        return result, reader.read_slots(members, memory, prefix, errors)
     return result, range(n)
 
 
@@ -124,17 +146,31 @@ def _parse_header(prefix: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, order, dtype
 
 
-def _copy_each(reader: MemberReader, members: MemberIds, places: list[int] | range, result: NDArray[Any]) -> None:
+def _copy_each(
+    reader: MemberReader,
+    members: MemberIds,
+    places: list[int] | range,
+    result: NDArray[Any],
+    errors: dict[int, Exception] | None,
+) -> None:
     """Decode members one by one: those whose header is written otherwise, though it may say the same."""
     for place in places:
-        member = int(members[place])
-        array = decode_array(reader.read(member), reader.archive_name(member), reader.index.name(member))
-        if array.shape != result.shape[1:] or array.dtype != result.dtype:
-            raise ValueError(
-                f"{reader.archive_name(member)}: member {reader.index.name(member)!r} has shape {array.shape} and "
-                f"type {array.dtype}, the first of the batch {result.shape[1:]} and {result.dtype}"
-            )
-        result[place] = array
+        try:
+            _copy(reader, int(members[place]), result, place)
+        except (ArchiveError, MemoryError, ValueError) as error:
+            if errors is None:
+                raise
+            errors[place] = without_frames(error)
+
+
+def _copy(reader: MemberReader, member: int, result: NDArray[Any], place: int) -> None:
+    array = decode_array(reader.read(member), reader.archive_name(member), reader.index.name(member))
+    if array.shape != result.shape[1:] or array.dtype != result.dtype:
+        raise ValueError(
+            f"{reader.archive_name(member)}: member {reader.index.name(member)!r} has shape {array.shape} and "
+            f"type {array.dtype}, the first of the batch {result.shape[1:]} and {result.dtype}"
+        )
+    result[place] = array
 
 
 def decode_array(data: bytes | memoryview, archive: str | None, member: str | None) -> NDArray[Any]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from archivestream._native.buffers import Buffer
+from archivestream._native.buffers import Buffer, clear_tails
 from archivestream._native.cache import BlockCache
 from archivestream._native.checkpoints import Dictionary
 from archivestream._native.codecs import Status
 from archivestream._native.columns import Layout, MemberFlag
 from archivestream._native.engine import Reader
+from archivestream._native.meter import Meter
 from archivestream._native.view import IndexView
 from archivestream._native.work import PendingRead
 from archivestream.errors import (
@@ -33,7 +36,10 @@ from archivestream.reasons import REASONS, REASONS_IN_BLOCKS
 from archivestream.sources import Source
 from archivestream.threads import processors
 
-__all__ = ["MemberReader", "PendingMembers", "empty_bytes", "source_error", "without_frames"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["MemberReader", "PendingMembers", "empty_bytes", "placer", "source_error", "without_frames"]
 
 _Bytes: TypeAlias = NDArray[np.uint8]
 _FetchBlock: TypeAlias = Callable[[int, int, int], bytearray | int]
@@ -107,9 +113,8 @@ class MemberReader:
         self.limits = limits
         self.verify = verify
         self.strict = strict
-        self.threads = threads or processors()
         self.cache = BlockCache(cache)
-        view = IndexView(
+        self._view = IndexView(
             index.columns,
             index.first_member,
             index.first_block,
@@ -122,16 +127,29 @@ class MemberReader:
             strict=strict,
             allow_overlap=limits.allow_overlap,
         )
-        self._native = Reader(
-            view,
-            self.cache,
-            threads=self.threads,
-            verify=verify,
-            dictionaries=[(i, Dictionary(data)) for i, data in index.dictionaries],
-        )
-        self._read = self._native.read
+        self._dictionaries = [(i, Dictionary(data)) for i, data in index.dictionaries]
+        self._begin(threads or processors(), None)
         self.npy_headers: dict[int, bytes] = {}  # seen by `archivestream.npy`, by the size of their member
         self._has_foreign = not all(source.is_native for source in self.sources)
+
+    def _begin(self, threads: int, meter: Meter | None) -> None:
+        self.threads = threads
+        self.meter = meter
+        self._native = Reader(
+            self._view,
+            self.cache,
+            threads=threads,
+            verify=self.verify,
+            dictionaries=self._dictionaries,
+            meter=meter,
+        )
+        self._read = self._native.read
+
+    def metered(self, threads: int | None) -> Self:
+        """Make a reader of the same members, with the same caches, that counts what reading costs."""
+        other = copy(self)
+        other._begin(threads or self.threads, Meter())
+        return other
 
     def keep(self, source: int, content: Sequence[Buffer]) -> None:
         """Put what the blocks of a source decode to into the cache, if it was decoded to index it."""
@@ -164,13 +182,38 @@ class MemberReader:
         self._settle(failures, fetched, result.__setitem__, errors)
         return result
 
-    def read_batch(self, members: MemberIds, out: _Bytes | None) -> tuple[_Bytes, MemberIds]:
-        """Return the bytes of some members, one after the other, and their n + 1 offsets."""
-        data, offsets = self._room(members, out)
+    def read_batch(
+        self, members: MemberIds, out: _Bytes | None, errors: dict[int, Exception] | None = None
+    ) -> tuple[_Bytes, MemberIds]:
+        """Return the bytes of some members, one after the other, and their n + 1 offsets.
+
+        As for `read_many`; what lies at the place of a bad member is undefined.
+        """
+        data, offsets = self._room(members, out, may_refuse=errors is not None)
         fetched, fetch = self._fetch(members)
         failures = self._native.read_into(members, data, offsets, fetched, fetch)
-        self._settle(failures, fetched, _placer(data, offsets))
+        self._settle(failures, fetched, placer(data, offsets), errors)
         return data, offsets
+
+    def read_padded(
+        self, members: MemberIds, out: _Bytes | None, errors: dict[int, Exception] | None = None
+    ) -> tuple[_Bytes, MemberIds]:
+        """Return the bytes of each member in a row of its own, with zeros behind them, and their sizes.
+
+        As for `read_many`; the row of a bad member is zero, and so is its size.
+        """
+        rows, lengths = self._rows(members, out, may_refuse=errors is not None)
+        starts = np.arange(len(members)) * rows.shape[1]
+        fetched, fetch = self._fetch(members)
+        flat = rows.reshape(-1)
+        failures = self._native.read_into(members, flat, starts, fetched, fetch)
+        bad: dict[int, Exception] = {}
+        self._settle(failures, fetched, placer(flat, starts), None if errors is None else bad)
+        if errors is not None:
+            errors.update(bad)
+            lengths[list(bad)] = 0
+        clear_tails(rows, lengths)
+        return rows, lengths
 
     def submit(self, members: MemberIds, out: _Bytes | None) -> PendingMembers:
         """Begin a `read_batch` in the background."""
@@ -179,19 +222,21 @@ class MemberReader:
         pending = self._native.submit(members, data, offsets, fetched, fetch)
 
         def settle(failures: Sequence[_Failure]) -> None:
-            self._settle(failures, fetched, _placer(data, offsets))
+            self._settle(failures, fetched, placer(data, offsets))
 
         return PendingMembers(pending, data, offsets, settle)
 
-    def read_slots(self, members: MemberIds, out: _Bytes, prefix: bytes) -> list[int]:
+    def read_slots(
+        self, members: MemberIds, out: _Bytes, prefix: bytes, errors: dict[int, Exception] | None = None
+    ) -> list[int]:
         """Read members of one size and beginning to equal slots of `out`, without that beginning.
 
-        Returns the places of those that begin otherwise; raises for those that cannot be read.
+        Returns the places of those that begin otherwise. As for `read_many`, where one cannot be read.
         """
         fetched, fetch = self._fetch(members)
         failures = self._native.read_slots(members, out, prefix, fetched, fetch)
         odd = (Status.PREFIX_DIFFERS, Status.NOT_NATIVE)
-        self._settle([f for f in failures if f[2] not in odd], fetched, lambda i, data: None)
+        self._settle([f for f in failures if f[2] not in odd], fetched, lambda i, data: None, errors)
         return [f[0] for f in failures if f[2] in odd]
 
     def check(self, members: MemberIds) -> dict[int, Exception]:
@@ -306,18 +351,42 @@ class MemberReader:
             return self._corrupt(member, text)
         return kind(text, archive=source.name, member=name)
 
-    def _room(self, members: MemberIds, out: _Bytes | None) -> tuple[_Bytes, MemberIds]:
-        """Allocate or check the memory of a batch, once all of its members may be read."""
-        offsets = np.empty(len(members) + 1, np.int64)
-        refused = self._native.offsets(members, offsets)
-        if refused is not None:
-            raise self.error(refused[1], refused[2], refused[3])
+    def _room(self, members: MemberIds, out: _Bytes | None, *, may_refuse: bool = False) -> tuple[_Bytes, MemberIds]:
+        """Allocate or check the memory of a batch, once it is known which of its members may be read."""
+        if may_refuse:
+            offsets = np.zeros(len(members) + 1, np.int64)
+            np.cumsum(self._sizes(members, may_refuse=True), out=offsets[1:])
+        else:
+            offsets = np.empty(len(members) + 1, np.int64)
+            refused = self._native.offsets(members, offsets)
+            if refused is not None:
+                raise self.error(refused[1], refused[2], refused[3])
         total = int(offsets[-1])
         if out is None:
             return empty_bytes(total), offsets
         if out.size < total:
             raise ValueError(f"out has {out.size} bytes, and the batch needs {total}")
         return out[:total], offsets
+
+    def _rows(self, members: MemberIds, out: _Bytes | None, *, may_refuse: bool) -> tuple[_Bytes, MemberIds]:
+        """Allocate or check rows for members, each as long as the longest, and return them and the sizes."""
+        lengths = self._sizes(members, may_refuse=may_refuse)
+        n, width = len(members), int(lengths.max(initial=0))
+        if out is None:
+            return empty_bytes(n * width).reshape(n, width), lengths
+        if out.shape[0] != n or out.shape[1] < width:
+            raise ValueError(f"out has shape {out.shape}, and the batch needs {(n, width)}")
+        return out, lengths
+
+    def _sizes(self, members: MemberIds, *, may_refuse: bool) -> MemberIds:
+        """Return the sizes of members; that of one which may not be read is 0, or it raises."""
+        refused = [(i, status) for i, status in self._native.refusals(members) if status != Status.NOT_NATIVE]
+        if refused and not may_refuse:
+            place, status = refused[0]
+            raise self.error(int(members[place]), status, 0)
+        sizes = self.index["size"][members]
+        sizes[[i for i, _ in refused]] = 0  # what it declares may be anything
+        return sizes.astype(np.int64)
 
     def _fetch(self, members: MemberIds) -> tuple[_Fetched | None, _FetchBlock | None]:
         """Read what native code cannot read by itself: members now, and blocks when it asks for them."""
@@ -327,7 +396,7 @@ class MemberReader:
 
         def fetch_block(source: int, begin: int, end: int) -> bytearray | int:
             try:
-                return self.sources[source].read_at(begin, end - begin)
+                return self._read_at(source, begin, end)
             except (OSError, CorruptArchiveError) as error:
                 fetched.block_errors.append(error)
                 return len(fetched.block_errors) - 1
@@ -338,10 +407,18 @@ class MemberReader:
                 continue
             source, begin, end = place
             try:
-                fetched[-1] = memoryview(self.sources[source].read_at(begin, end - begin))
+                fetched[-1] = memoryview(self._read_at(source, begin, end))
             except (OSError, CorruptArchiveError) as error:
                 fetched.errors[position] = self._source_error(int(members[position]), error)
         return fetched, fetch_block
+
+    def _read_at(self, source: int, begin: int, end: int) -> bytearray:
+        if self.meter is None:
+            return self.sources[source].read_at(begin, end - begin)
+        started = time.perf_counter()
+        data = self.sources[source].read_at(begin, end - begin)
+        self.meter.add_fetch(time.perf_counter() - started, len(data))
+        return data
 
     def _settle(
         self,
@@ -437,8 +514,11 @@ class PendingMembers:
                 self._settled = True
 
 
-def _placer(data: _Bytes, offsets: MemberIds) -> Callable[[int, bytes], None]:
+def placer(data: _Bytes, starts: MemberIds) -> Callable[[int, bytes], None]:
+    """Make what puts decoded members to their places in the memory of a batch."""
+
     def place(position: int, decoded: bytes) -> None:
-        data[offsets[position] : offsets[position + 1]] = np.frombuffer(decoded, np.uint8)
+        begin = int(starts[position])
+        data[begin : begin + len(decoded)] = np.frombuffer(decoded, np.uint8)
 
     return place

@@ -16,12 +16,8 @@ from archivestream._native.plan cimport (
     LARGEST_PREFIX, LONGEST_EXTRA, LONGEST_NAME, Group, Source, end_of_room, is_direct, load_span, locate, name_of,
     source_of, store_span)
 from archivestream._native.columns cimport ENTRIES
+from archivestream._native.meter cimport count_decoded, read_at, read_at_2
 from archivestream._native.zipscan cimport LOCAL_HEADER, check_local_header
-
-cdef extern from "positional_io.hpp" nogil:
-    long long read_at "archivestream::read_at"(int fd, void *into, size_t size, uint64_t offset)
-    long long read_at_2 "archivestream::read_at_2"(
-        int fd, void *first, size_t first_size, void *second, size_t second_size, uint64_t offset)
 
 cdef extern from "memory.hpp":      # which the next one includes
     pass
@@ -58,7 +54,8 @@ cdef void run_group(void *context, size_t index) noexcept nogil:
     for i in range(group.begin, group.end):
         end = max(end, plan.tasks[i].end)
     bytes_ = reserve_in(end - first.begin)
-    got = read_at(source.fd, bytes_, end - first.begin, first.begin) if bytes_ != NULL else -1
+    got = read_at(
+        plan.meter, source.fd, bytes_, end - first.begin, first.begin) if bytes_ != NULL else -1
     for i in range(group.begin, group.end):
         task = &plan.tasks[i]
         if got < 0:
@@ -106,7 +103,7 @@ cdef Status read_through(Plan *plan, Task *task, int fd) noexcept nogil:
         bytes_ = reserve_in(task.end - task.begin)
         if bytes_ == NULL:
             return NO_MEMORY
-        got = read_at(fd, bytes_, task.end - task.begin, task.begin)
+        got = read_at(plan.meter, fd, bytes_, task.end - task.begin, task.begin)
         if got < 0:
             task.error = errno
             return READ_FAILED
@@ -168,6 +165,7 @@ cdef Status decode_block(
     if plan.raw:
         memcpy(target, data, data_size)
         return OK
+    count_decoded(plan.meter, size)
     if codec == STORED:
         if plan.verify and has_checksum(columns, task) and crc32_of(0, data, size) != columns.crc32[task.block]:
             return BAD_CHECKSUM
@@ -233,8 +231,8 @@ cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
     scratch = reserve_in(LOCAL_HEADER + LONGEST_NAME + <size_t> LONGEST_EXTRA + LARGEST_PREFIX)
     if scratch == NULL:
         return NO_MEMORY
-    got = read_at_2(fd, scratch, head, task.target, size - skip, offset) if head else (
-        read_at(fd, task.target, size, offset))
+    got = read_at_2(plan.meter, fd, scratch, head, task.target, size - skip, offset) if head else (
+        read_at(plan.meter, fd, task.target, size, offset))
     if got < 0:
         task.error = errno
         return READ_FAILED
@@ -247,6 +245,7 @@ cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
             return read_direct(plan, task, fd)
     if <uint64_t> got < head + size - skip:
         return TRUNCATED
+    count_decoded(plan.meter, size)
     if plan.verify and not plan.raw and has_checksum(columns, task):
         crc = crc32_of(0, scratch + head - skip, skip)
         if crc32_of(crc, task.target, size - skip) != columns.crc32[task.block]:

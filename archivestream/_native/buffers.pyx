@@ -2,12 +2,16 @@
 
 A large block that malloc gets from the kernel costs a page fault for each 4 KiB on first touch, which for
 a batch of samples is a good part of the time that decoding takes. Freed batch buffers are therefore kept,
-a few of them and up to `RECYCLED_BYTES` in all, and the next batch of about that size takes one over.
+a few of them and up to `RECYCLED_BYTES` in all, and the next batch of about that size takes one over. While buffers are
+in use, as many bytes as they have are kept, too: a loader has several batches under way, and each follows one that was
+freed.
 """
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free
+from libc.string cimport memset
 
 cdef extern from "memory.hpp":
     """
@@ -19,7 +23,7 @@ cdef extern from "memory.hpp":
 
     constexpr std::size_t kSmallestRecycled = 256 << 10;        // below this, malloc does not ask the kernel
     constexpr std::size_t kRecycledBytes = std::size_t{64} << 20;
-    constexpr int kRecycledBlocks = 8;
+    constexpr int kRecycledBlocks = 16;
 
     // Freed blocks, oldest first. The lock is only ever tried: a thread that finds it taken (also for good,
     // in a child forked while another thread held it) goes without.
@@ -31,6 +35,7 @@ cdef extern from "memory.hpp":
       } blocks[kRecycledBlocks];
       int count = 0;
       std::size_t bytes = 0;
+      std::atomic<std::size_t> in_use{0};  // bytes of buffers that somebody has
 
       void *take(std::size_t size, std::size_t *capacity) {
         void *found = nullptr;
@@ -56,9 +61,10 @@ cdef extern from "memory.hpp":
         decltype(blocks) dropped;
         int drops = 0;
         bool kept = false;
-        if (capacity >= kSmallestRecycled && capacity <= kRecycledBytes &&
-            !busy.test_and_set(std::memory_order_acquire)) {
-          while (count == kRecycledBlocks || bytes + capacity > kRecycledBytes) {
+        const std::size_t used = in_use.load(std::memory_order_relaxed);
+        const std::size_t limit = used > kRecycledBytes ? used : kRecycledBytes;
+        if (capacity >= kSmallestRecycled && capacity <= limit && !busy.test_and_set(std::memory_order_acquire)) {
+          while (count == kRecycledBlocks || bytes + capacity > limit) {
             dropped[drops++] = blocks[0];
             remove(0);
           }
@@ -99,6 +105,8 @@ cdef extern from "memory.hpp":
 
     }  // namespace archivestream
     """
+    size_t count_use "archivestream::recycler.in_use.fetch_add"(size_t size) noexcept nogil
+    size_t uncount_use "archivestream::recycler.in_use.fetch_sub"(size_t size) noexcept nogil
     void *cpp_take "archivestream::recycler.take"(size_t size, size_t *capacity) noexcept nogil
     void cpp_give "archivestream::recycler.give"(void *memory, size_t capacity) noexcept nogil
     void cpp_settle_malloc "archivestream::settle_malloc"() noexcept nogil
@@ -144,11 +152,13 @@ cdef class Buffer:
         self.data = <uint8_t *> cpp_take(size, &self.capacity)
         if self.data == NULL:
             raise MemoryError(f"cannot allocate {size} bytes")
+        count_use(self.capacity)
 
     def __dealloc__(self):
         if self.adopted:
             free(self.data)
         elif self.data != NULL:
+            uncount_use(self.capacity)
             cpp_give(self.data, self.capacity)
 
     @staticmethod
@@ -157,6 +167,7 @@ cdef class Buffer:
         cdef Buffer self = Buffer(0)
         if memory == NULL:
             return self
+        uncount_use(self.capacity)
         cpp_give(self.data, self.capacity)
         self.data = <uint8_t *> memory
         self.size = size
@@ -169,3 +180,15 @@ cdef class Buffer:
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.data, <Py_ssize_t> self.size, 0, flags)
+
+
+def clear_tails(uint8_t[:, ::1] rows not None, const int64_t[::1] lengths not None):
+    """Set what lies behind the first `lengths[i]` bytes of each row to zero."""
+    cdef Py_ssize_t width = rows.shape[1]
+    cdef Py_ssize_t i
+    if lengths.shape[0] != rows.shape[0]:
+        raise ValueError("a length for each row")
+    with nogil:
+        for i in range(rows.shape[0]):
+            if 0 <= lengths[i] < width:
+                memset(&rows[i, lengths[i]], 0, width - lengths[i])

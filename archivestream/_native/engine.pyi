@@ -8,6 +8,7 @@ from typing_extensions import Self
 
 from archivestream._native.cache import BlockCache
 from archivestream._native.checkpoints import Dictionary
+from archivestream._native.meter import Meter
 from archivestream._native.view import IndexView
 from archivestream._native.work import PendingRead
 
@@ -27,6 +28,7 @@ class Reader:
         threads: int,
         verify: bool,
         dictionaries: Sequence[tuple[int, Dictionary]] = (),
+        meter: Meter | None = None,
     ) -> Self: ...
     def read(self, block: int, fetch: _Fetch = None) -> bytes | tuple[int, int]: ...
     def payload(self, block: int, fetched: _Bytes | None = None) -> bytes | tuple[int, int]: ...

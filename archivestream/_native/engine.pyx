@@ -22,6 +22,7 @@ from archivestream._native.codecs cimport (
     IN_PIECES, NOT_NATIVE, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, TRUNCATED, Status)
 from archivestream._native.checkpoints cimport Dictionary
 from archivestream._native.columns cimport BLOCKS
+from archivestream._native.meter cimport Meter, MeterCounts
 from archivestream._native.plan cimport LARGEST_PREFIX, Columns, Plan, Source, Task, admit, locate
 from archivestream._native.view cimport IndexView
 from archivestream._native.work cimport PendingRead, Work
@@ -44,6 +45,8 @@ cdef class Reader:
         Check the checksum of every member or block that is read; `check` always does.
     dictionaries : sequence of (int, Dictionary)
         The zstd dictionaries of sources that have one.
+    meter : Meter, optional
+        Counts what reading costs.
 
     Where native code cannot read a source, the caller fetches: ``fetched`` has the bytes of each member (see
     `ranges`), and ``fetch(source, begin, end)`` is called, on the caller's thread, for each block that members share;
@@ -58,9 +61,12 @@ cdef class Reader:
     cdef size_t threads
     cdef bint verify
     cdef object dictionaries
+    cdef Meter meter
+    cdef MeterCounts *counts    # NULL: nothing is counted
 
     def __cinit__(
         self, IndexView index not None, BlockCache cache not None, *, size_t threads, bint verify, dictionaries=(),
+        Meter meter=None,
     ):
         cdef Source *source
         cdef Dictionary dictionary
@@ -69,6 +75,9 @@ cdef class Reader:
         self.cache = cache
         self.verify = verify
         self.threads = threads
+        self.meter = meter
+        if meter is not None:
+            self.counts = meter.counts
         self.dictionaries = list(dictionaries)
         for place, dictionary in self.dictionaries:
             source = <Source *> &index.columns.sources[<uint32_t> place]
@@ -100,6 +109,7 @@ cdef class Reader:
         data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> self.columns.size[block])
         memset(&plan, 0, sizeof(plan))
         plan.columns = self.columns
+        plan.meter = self.counts
         plan.verify = self.verify
         task.target = <uint8_t *> PyBytes_AS_STRING(data)
         with nogil:
@@ -180,6 +190,7 @@ cdef class Reader:
         work.owners = (self, owners)
         work.plan.columns = self.columns
         work.plan.verify = self.verify
+        work.plan.meter = self.counts
         work.plan.cache_limit = self.cache.limit
         work.plan.cache = self.cache.blocks if self.cache.limit else NULL
         work.plan.n = n

@@ -16,7 +16,12 @@ inline void *allocate(std::size_t size) {
   void *memory = nullptr;
   if (size < kSmallestMapped) return posix_memalign(&memory, kAlignment, size) == 0 ? memory : nullptr;
   memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  return memory == MAP_FAILED ? nullptr : memory;
+  if (memory == MAP_FAILED) return nullptr;
+#ifdef MADV_HUGEPAGE
+  // The first touch of a huge page costs a quarter of that of its small ones. A wish: the kernel may not have any.
+  madvise(memory, size, MADV_HUGEPAGE);
+#endif
+  return memory;
 }
 
 // The size as it was asked for.

@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from archivestream._native.cache cimport Blocks, Entry
 from archivestream._native.codecs cimport Status, ZSTD_DDict
+from archivestream._native.meter cimport MeterCounts
 
 cdef extern from *:
     """
@@ -140,6 +141,7 @@ cdef struct Plan:
     size_t done_blocks          # of them, the first ones: see `Work.start`
     Blocks *cache               # NULL: nothing is kept
     size_t cache_limit          # bytes
+    MeterCounts *meter          # NULL: nothing is counted
     bint whole                  # decode blocks to their ends
     bint verify                 # check the CRC-32
     bint raw                    # keep the compressed bytes: nothing is decoded or checked

@@ -1,0 +1,17 @@
+from libc.stdint cimport uint64_t
+
+cdef extern from "positional_io.hpp":      # which the next one includes
+    pass
+
+cdef extern from "meter.hpp" namespace "archivestream" nogil:
+    cdef cppclass MeterCounts "archivestream::Meter":
+        void add_fetch(uint64_t nanoseconds, uint64_t bytes)
+
+    long long read_at(MeterCounts *meter, int fd, void *into, size_t size, uint64_t offset)
+    long long read_at_2(
+        MeterCounts *meter, int fd, void *first, size_t first_size, void *second, size_t second_size, uint64_t offset)
+    void count_decoded(MeterCounts *meter, uint64_t bytes)
+
+
+cdef class Meter:
+    cdef MeterCounts *counts

@@ -1,0 +1,9 @@
+from typing import final
+
+from typing_extensions import Self
+
+@final
+class Meter:
+    def __new__(cls) -> Self: ...
+    def add_fetch(self, seconds: float, size: int) -> None: ...
+    def counts_now(self) -> tuple[float, int, int]: ...
