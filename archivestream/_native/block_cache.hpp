@@ -30,6 +30,8 @@ class BlockCache {
     bool ready = false;
     bool failed = false;
     bool listed = false;  // whoever asks for the key finds it
+    std::size_t asked = 0;  // how much of it was wanted when it was made,
+    bool open = false;      // and whether it is not yet known if more will be
     State *home = nullptr;
     std::list<Entry *>::iterator place;
   };
@@ -57,9 +59,11 @@ class BlockCache {
   }
 
   // An entry of a block that holds `upto` bytes or more of it, ready; or one that is not, which the caller fills and
-  // then publishes or abandons (the entry has room for `size` bytes). Waits where another thread is filling it. `more` is set
-  // where the block was there, but not so much of it. No memory: nullptr.
-  Entry *acquire(std::uint64_t key, std::size_t upto, std::size_t size, bool *more) noexcept try {
+  // then publishes or abandons (the entry has room for `size` bytes). Waits where another thread is filling it. `more` is
+  // set where the block was there, but not so much of it; and where something begins in the part that is wanted (it is
+  // not only the end of what began before), and half of the blocks like it have been wanted further before they were
+  // dropped. No memory: nullptr.
+  Entry *acquire(std::uint64_t key, std::size_t upto, std::size_t size, bool begins, bool *more) noexcept try {
     State *state = here();
     std::unique_lock<std::mutex> lock(state->mutex);
     for (;;) {
@@ -72,16 +76,22 @@ class BlockCache {
         // Another who waited may have wanted more of it, and dropped it.
         if (entry->listed) state->order.splice(state->order.begin(), state->order, entry->place);
         ++state->hits;
+        if (upto > entry->asked) settle(state, entry, true);
         return entry;
       }
       if (entry->ready) {
         *more = true;
+        settle(state, entry, true);
         unlist(state, entry);
       }
       leave(state, entry);
     }
     Entry *entry = make(state, key, size);
-    if (entry != nullptr) ++state->misses;
+    if (entry == nullptr) return nullptr;
+    ++state->misses;
+    entry->asked = upto;
+    entry->open = begins && upto < size && !*more;
+    if (entry->open) *more = 2 * state->further >= state->settled;
     return entry;
   } catch (const std::bad_alloc &) {
     return nullptr;
@@ -97,6 +107,7 @@ class BlockCache {
     ++found->second->users;
     state->order.splice(state->order.begin(), state->order, found->second->place);
     ++state->hits;
+    if (upto > found->second->asked) settle(state, found->second, true);
     return found->second;
   }
 
@@ -113,6 +124,7 @@ class BlockCache {
     State *state = entry->home;
     std::lock_guard<std::mutex> lock(state->mutex);
     entry->failed = true;
+    entry->open = false;
     unlist(state, entry);
     leave(state, entry);
     state->changed.notify_all();
@@ -142,6 +154,7 @@ class BlockCache {
     std::unordered_map<std::uint64_t, Entry *> entries;
     std::list<Entry *> order;  // the most recently used first
     std::uint64_t bytes = 0, hits = 0, misses = 0;
+    std::uint64_t settled = 1, further = 1;  // of the last blocks of which a part was wanted, how many were wanted further
   };
 
   // What this process keeps. A forked child begins with nothing: a thread that is not here may hold the lock, or
@@ -163,8 +176,21 @@ class BlockCache {
     delete entry;
   }
 
+  // It is known now whether more of a block was wanted than at first.
+  static void settle(State *state, Entry *entry, bool further) {
+    if (!entry->open) return;
+    entry->open = false;
+    ++state->settled;
+    if (further) ++state->further;
+    if (state->settled == kRemembered) {
+      state->settled /= 2;
+      state->further /= 2;
+    }
+  }
+
   static void unlist(State *state, Entry *entry) {
     if (!entry->listed) return;
+    settle(state, entry, false);
     state->entries.erase(entry->key);
     state->order.erase(entry->place);
     entry->listed = false;
@@ -227,6 +253,8 @@ class BlockCache {
     state->bytes += capacity;
     return entry;
   }
+
+  static constexpr std::uint64_t kRemembered = 64;
 
   const std::size_t limit_;
   const Take take_;

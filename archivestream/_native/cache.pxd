@@ -11,7 +11,7 @@ cdef extern from "block_cache.hpp" namespace "archivestream" nogil:
         Blocks(
             size_t limit, void *(*take)(size_t, size_t *) noexcept nogil, void (*give)(void *, size_t) noexcept nogil
         ) except +
-        Entry *acquire(uint64_t key, size_t upto, size_t size, cpp_bool *more)
+        Entry *acquire(uint64_t key, size_t upto, size_t size, cpp_bool begins, cpp_bool *more)
         Entry *find(uint64_t key, size_t upto)
         void publish(Entry *entry, size_t decoded)
         void abandon(Entry *entry)

@@ -42,7 +42,7 @@ cdef class BlockCache:
         cdef const uint8_t[::1] piece
         cdef cpp_bool more = False
         cdef size_t filled = 0
-        cdef Entry *entry = self.blocks.acquire(block, size, size, &more)
+        cdef Entry *entry = self.blocks.acquire(block, size, size, True, &more)
         if entry == NULL:
             return      # no memory for it
         try:

@@ -19,13 +19,11 @@ from archivestream._native.codecs cimport (
     BAD_CHECKSUM, BAD_INDEX, DEFLATE, DEFLATE_SEGMENT, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, PREFIX_DIFFERS,
     READ_FAILED, STORED, TRUNCATED, ZSTD, ZSTD_SEGMENT, Status, crc32_of, decode, decode_with_dictionary, is_possible)
 from archivestream._native.columns cimport CHECKED_BIT, ENTRIES
+from archivestream._native.meter cimport MeterCounts, count_decoded, read_at
 from archivestream._native.pieces cimport fail_block
 from archivestream._native.plan cimport (
     LONGEST_NAME, BlockTable, BlockTask, Columns, Piece, Plan, Source, Task, load_span, name_of)
 from archivestream._native.zipscan cimport LOCAL_HEADER
-
-cdef extern from "positional_io.hpp" nogil:
-    long long read_at "archivestream::read_at"(int fd, void *into, size_t size, uint64_t offset)
 
 cdef extern from "memory.hpp":      # which the next one includes
     pass
@@ -100,11 +98,12 @@ cdef Status fill(Plan *plan, BlockTask *task) noexcept nogil:
         if status == OK:
             scatter(plan, task, data)
         return status
-    entry = plan.cache.acquire(task.block, task.upto, size, &more)
+    entry = plan.cache.acquire(task.block, task.upto, size, has_begin(plan, task), &more)
     if entry == NULL:
         return NO_MEMORY
     if not entry.ready:
-        # What is wanted a second time, and further, is wanted to its end: no block is decoded more than twice.
+        # What is wanted a second time, and further, is wanted to its end: no block is decoded more than twice. And
+        # where that is what mostly comes, it is decoded to its end at once.
         status = decode_block(plan, task, entry.data, size if more else task.upto, &decoded)
         if status != OK:
             plan.cache.abandon(entry)
@@ -113,6 +112,15 @@ cdef Status fill(Plan *plan, BlockTask *task) noexcept nogil:
     scatter(plan, task, entry.data)
     plan.cache.release(entry)
     return OK
+
+
+cdef bint has_begin(const Plan *plan, const BlockTask *task) noexcept nogil:
+    """Whether some member begins in a block, and not all that is wanted of it is the end of one."""
+    cdef size_t i
+    for i in range(task.first, task.last):
+        if plan.pieces[i].place == 0:
+            return True
+    return False
 
 
 cdef Piece *piece_of_all(Plan *plan, BlockTask *task) noexcept nogil:
@@ -183,9 +191,9 @@ cdef Status decode_block(
         return BAD_INDEX
     if codec == STORED and source.fd >= 0:
         data = target
-        status = read_exactly(source.fd, target, wanted, offset, &task.error)
+        status = read_exactly(plan.meter, source.fd, target, wanted, offset, &task.error)
     else:
-        status = fetch(source, task, codec, offset, wanted, &data)
+        status = fetch(plan.meter, source, task, codec, offset, wanted, &data)
     if status != OK:
         return status
     decoded[0] = size
@@ -212,6 +220,7 @@ cdef Status decode_block(
         and crc32_of(0, target, size) != table.crc32[row]
     ):
         status = BAD_CHECKSUM
+    count_decoded(plan.meter, decoded[0])
     return status
 
 
@@ -229,7 +238,7 @@ cdef Status place_of(Plan *plan, BlockTask *task, Task *first, uint64_t *offset)
         compressed_size = columns.compressed_size[first.block]
         span = load_span(&columns.spans[first.block])
         if span == 0:
-            status = learn_span(columns, source, task, first, &span)
+            status = learn_span(plan, source, task, first, &span)
             if status != OK:
                 return status
         base = columns.offset[first.block] + span       # with the data, in bounds: `find_data` has seen to it
@@ -243,9 +252,10 @@ cdef Status place_of(Plan *plan, BlockTask *task, Task *first, uint64_t *offset)
 
 
 cdef Status learn_span(
-    const Columns *columns, const Source *source, BlockTask *task, Task *first, uint32_t *span
+    const Plan *plan, const Source *source, BlockTask *task, Task *first, uint32_t *span
 ) noexcept nogil:
     """Read and check the local header of the member that a segment belongs to."""
+    cdef const Columns *columns = plan.columns
     cdef size_t name_size
     cdef uint8_t *header
     cdef long long got
@@ -255,7 +265,7 @@ cdef Status learn_span(
     header = reserve_in(LOCAL_HEADER + LONGEST_NAME)
     if header == NULL:
         return NO_MEMORY
-    got = read_at(source.fd, header, LOCAL_HEADER + name_size, first.begin)
+    got = read_at(plan.meter, source.fd, header, LOCAL_HEADER + name_size, first.begin)
     if got < 0:
         task.error = errno
         return READ_FAILED
@@ -263,7 +273,8 @@ cdef Status learn_span(
 
 
 cdef Status fetch(
-    const Source *source, BlockTask *task, uint16_t codec, uint64_t offset, uint64_t size, const uint8_t **data
+    MeterCounts *meter, const Source *source, BlockTask *task, uint16_t codec, uint64_t offset, uint64_t size,
+    const uint8_t **data,
 ) noexcept nogil:
     """Get the compressed bytes of a block; those of segments in scratch memory, with room around them."""
     cdef const uint8_t *there = task.input
@@ -282,11 +293,13 @@ cdef Status fetch(
     if there != NULL:
         memcpy(scratch + SEGMENT_MARGIN_BEFORE, there, size)
         return OK
-    return read_exactly(source.fd, scratch + SEGMENT_MARGIN_BEFORE, size, offset, &task.error)
+    return read_exactly(meter, source.fd, scratch + SEGMENT_MARGIN_BEFORE, size, offset, &task.error)
 
 
-cdef Status read_exactly(int fd, uint8_t *into, uint64_t size, uint64_t offset, int32_t *error) noexcept nogil:
-    cdef long long got = read_at(fd, into, size, offset) if size else 0
+cdef Status read_exactly(
+    MeterCounts *meter, int fd, uint8_t *into, uint64_t size, uint64_t offset, int32_t *error
+) noexcept nogil:
+    cdef long long got = read_at(meter, fd, into, size, offset) if size else 0
     if got < 0:
         error[0] = errno
         return READ_FAILED
