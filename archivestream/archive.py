@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import fnmatch
+import hashlib
 import io
 import operator
 import os
-import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archivestream import extraction, npy
 from archivestream._native.columns import Layout
-from archivestream.batch import Batch, PendingBatch, as_bytes
+from archivestream.batch import Batch, PendingBatch, as_bytes, as_rows
+from archivestream.cache import Cache
 from archivestream.errors import ArchiveError
 from archivestream.index import MemberIds
 from archivestream.indexing import MODES, IndexMode
 from archivestream.limits import Limits
 from archivestream.member_io import open_member
 from archivestream.members import Member
-from archivestream.selection import Key, Keys, Names, Selection
+from archivestream.placement import Placement
+from archivestream.selection import Key, Keys, Names, Selection, describe_selection
 from archivestream.session import (
     DEFAULT_CACHE,
     Openable,
@@ -37,7 +39,7 @@ from archivestream.summary import Summary, summarise
 from archivestream.threads import check_threads
 from archivestream.verification import VerifyReport, verify
 
-__all__ = ["Archive", "Openable", "Progress", "open"]
+__all__ = ["Archive", "Counters", "Openable", "Progress", "open"]
 
 
 def open(  # the name that users type: archivestream.open
@@ -47,7 +49,7 @@ def open(  # the name that users type: archivestream.open
     index: IndexMode = "auto",
     threads: int | None = None,
     verify: bool = True,
-    cache: int | None = None,
+    cache: int | Cache | None = None,
     limits: Limits = Limits(),  # noqa: B008  # immutable
     metadata_encoding: str | None = None,
     progress: Progress | None = None,
@@ -71,9 +73,9 @@ def open(  # the name that users type: archivestream.open
         Threads that work on one batch, from 1 to 1024; default: as many as there are processors for this process.
     verify : bool
         Check the CRC-32 of every member that is read. `Archive.verify` checks them in any case.
-    cache : int, optional
+    cache : int or Cache, optional
         Most bytes of decoded blocks to keep in memory, where members share compressed blocks; 0 keeps none. Default:
-        64 MiB.
+        64 MiB. A `Cache` keeps decoded members besides; several archives may share one.
     limits : Limits
         Bounds on what the archive may ask for.
     metadata_encoding : str, optional
@@ -113,10 +115,11 @@ def open(  # the name that users type: archivestream.open
     check_encoding(metadata_encoding)
     if index not in MODES:
         raise ValueError(f"index must be one of {', '.join(map(repr, MODES))}, not {index!r}")
-    size = DEFAULT_CACHE if cache is None else operator.index(cache)
+    members = cache if isinstance(cache, Cache) else None
+    size = DEFAULT_CACHE if cache is None or isinstance(cache, Cache) else operator.index(cache)
     if size < 0:
         raise ValueError(f"cache must be 0 or more bytes, not {size}")
-    options = Options(strict, threads, verify, limits, metadata_encoding, size, index)
+    options = Options(strict, threads, verify, limits, metadata_encoding, size, index, members)
     sources = find_sources(path)
     try:
         session = options.open(sources, progress)
@@ -127,6 +130,24 @@ def open(  # the name that users type: archivestream.open
     return Archive(session)
 
 
+class Counters(NamedTuple):
+    """What reading has cost, summed over all threads.
+
+    Attributes
+    ----------
+    fetch_seconds : float
+        Time spent in reading the sources.
+    fetched_bytes : int
+        What was read from them.
+    decoded_bytes : int
+        What was decoded, or copied where nothing is compressed: of blocks that members share, all that was decoded.
+    """
+
+    fetch_seconds: float
+    fetched_bytes: int
+    decoded_bytes: int
+
+
 class Archive(Sequence[bytes]):
     """Members of an archive, by position and by name. Made by `archivestream.open`.
 
@@ -135,11 +156,16 @@ class Archive(Sequence[bytes]):
     there.
     """
 
-    def __init__(self, shared: Session, selection: Selection | None = None) -> None:
+    def __init__(
+        self, shared: Session, selection: Selection | None = None, ancestry: tuple[str, ...] | None = None
+    ) -> None:
         self._shared = shared
         if selection is None:
             selection = Selection(shared.reader.index, shared.names[0])
         self._selection = selection
+        self._ancestry = (", ".join(shared.names),) if ancestry is None else ancestry
+        self._size = len(selection)
+        self._ids = selection.ids
 
     def __repr__(self) -> str:
         names = self._shared.names
@@ -164,9 +190,11 @@ class Archive(Sequence[bytes]):
     def __getitem__(self, key: slice) -> Archive: ...
     def __getitem__(self, key: Key | slice) -> bytes | Archive:
         """Return the bytes of one member; a slice gives a view, as `select` does."""
+        if type(key) is int and 0 <= key < self._size:  # most keys: spare them the questions below
+            return self._shared.read(key if self._ids is None else self._ids.item(key))
         if isinstance(key, slice):
             return self.select(key)
-        return self._shared.reader.read(self._selection.member(key))
+        return self._shared.read(self._selection.member(key))
 
     def read(self, key: Key) -> bytes:
         """Return the bytes of one member, decoded on the calling thread.
@@ -192,24 +220,27 @@ class Archive(Sequence[bytes]):
         SourceError
             If reading the file failed.
         """
-        return self._shared.reader.read(self._selection.member(key))
+        return self._shared.read(self._selection.member(key))
 
-    def read_many(self, keys: Keys) -> list[bytes]:
+    def read_many(self, keys: Keys, *, errors: dict[int, Exception] | None = None) -> list[bytes]:
         """Return the bytes of some members, in the order of the keys: one native call, all threads.
 
         Parameters
         ----------
         keys : iterable of keys, or array of positions
             As for `read`; a member may come more than once.
+        errors : dict, optional
+            Where it is given, a bad member does not end the batch: its exception goes there, under its place among the
+            keys, and None stands for it in the list.
 
         Raises
         ------
         ArchiveError
-            As `read`, for the first member that is bad.
+            As `read`, for the first member that is bad, without `errors`.
         """
-        return self._shared.reader.read_many(self._selection.members(keys))
+        return self._shared.reader.read_many(self._selection.members(keys), errors)
 
-    def read_batch(self, keys: Keys, out: Any = None) -> Batch:
+    def read_batch(self, keys: Keys, out: Any = None, *, errors: dict[int, Exception] | None = None) -> Batch:
         """Return the bytes of some members in one contiguous buffer: one native call, all threads.
 
         Parameters
@@ -219,15 +250,49 @@ class Archive(Sequence[bytes]):
         out : writable buffer, optional
             Contiguous memory of enough bytes (of any type: an array, a `bytearray`, a CPU tensor), which is filled
             from its start; default: new memory, aligned to 64 bytes.
+        errors : dict, optional
+            As for `read_many`; what the batch holds of a bad member is undefined.
 
         Raises
         ------
         ValueError, TypeError
             If `out` is too small, read-only, not contiguous, or no memory of bytes; nothing was written then.
         ArchiveError
-            As `read`, for the first member that is bad; what `out` holds then is undefined.
+            As `read`, for the first member that is bad, without `errors`; what `out` holds then is undefined.
         """
-        return Batch(*self._shared.reader.read_batch(self._selection.members(keys), as_bytes(out)))
+        return Batch(*self._shared.reader.read_batch(self._selection.members(keys), as_bytes(out), errors))
+
+    def read_padded(
+        self, keys: Keys, out: NDArray[np.uint8] | None = None, *, errors: dict[int, Exception] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the bytes of each member in a row of its own, with zeros behind them: one native call, all threads.
+
+        Parameters
+        ----------
+        keys : iterable of keys, or array of positions
+            As for `read_many`.
+        out : ndarray of uint8, shape (n, width), optional
+            C-contiguous, writable, and as wide as the longest member or wider.
+        errors : dict, optional
+            As for `read_many`; the row of a bad member is zero.
+
+        Returns
+        -------
+        rows : ndarray of uint8, shape (n, width)
+            Decoded straight to their places.
+        lengths : ndarray of int64, shape (n,)
+            How many bytes each member has; 0 where it is bad.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `out` is no such array, or too small; nothing was written then.
+        MemoryError
+            If there is no memory for so many rows as wide as the longest member.
+        ArchiveError
+            As `read`, for the first member that is bad, without `errors`.
+        """
+        return self._shared.reader.read_padded(self._selection.members(keys), as_rows(out), errors)
 
     def submit(self, keys: Keys, out: Any = None) -> PendingBatch:
         """Begin a `read_batch` in the background and return at once.
@@ -250,7 +315,9 @@ class Archive(Sequence[bytes]):
         """
         return PendingBatch(self._shared.reader.submit(self._selection.members(keys), as_bytes(out)))
 
-    def read_arrays(self, keys: Keys, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def read_arrays(
+        self, keys: Keys, out: NDArray[Any] | None = None, *, errors: dict[int, Exception] | None = None
+    ) -> NDArray[Any]:
         """Return ``.npy`` members of one shape and type as one array, decoded to their places in it.
 
         Parameters
@@ -259,6 +326,9 @@ class Archive(Sequence[bytes]):
             As for `read_many`.
         out : ndarray of shape (n, *shape), optional
             C-contiguous and writable, of the type of the members.
+        errors : dict, optional
+            As for `read_many`, also for members whose shape or type is not that of the first good one; what the array
+            holds at the place of a bad member is undefined.
 
         Returns
         -------
@@ -267,13 +337,13 @@ class Archive(Sequence[bytes]):
         Raises
         ------
         ValueError
-            If there are no keys, the members differ in shape or type, or `out` does not fit them.
+            If there are no keys, the members differ in shape or type (without `errors`), or `out` does not fit them.
         CorruptArchiveError
             If a member is no ``.npy`` file, or is bad.
         UnsupportedFeatureError
             If the arrays hold Python objects, which would have to be unpickled.
         """
-        return npy.read_arrays(self._shared.reader, self._selection.members(keys), out)
+        return npy.read_arrays(self._shared.reader, self._selection.members(keys), out, errors)
 
     def open_member(self, key: Key) -> io.BufferedReader:
         """Open a member as a seekable binary file.
@@ -298,13 +368,51 @@ class Archive(Sequence[bytes]):
         return open_member(self._shared.reader, self._selection.member(key))
 
     @property
+    def cache(self) -> Cache | None:
+        """The cache of decoded members that it was opened with."""
+        return self._shared.options.members
+
+    @property
     def names(self) -> Names:
         """The names of all members, as a sequence: ``names[i]`` is the name of ``self[i]``."""
         return Names(self._selection)
 
+    def origin(self, key: Key) -> str:
+        """Return the name of the archive, of several that are one, which holds a member."""
+        names = self._shared.names
+        return names[0] if len(names) == 1 else names[self._selection.index.source_of(self._selection.member(key))]
+
     def files(self) -> NDArray[np.bool_]:
         """Say of each member whether it is a regular file, and no directory, link or device: a mask for `select`."""
         return self._selection.files()
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """The size of each member in bytes, decoded: shape (n,), read-only."""
+        ids = self._selection.ids
+        size = self._selection.index["size"] if ids is None else self._selection.index["size"][ids]
+        sizes = size.view(np.int64)
+        if len(sizes) and int(sizes.min()) < 0:  # declared by a hostile archive, and refused when it is read
+            sizes = np.where(sizes < 0, np.iinfo(np.int64).max, sizes)
+        sizes.flags.writeable = False
+        return sizes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells these members, in this order, from others: 32 hexadecimal digits.
+
+        The same in every process, after pickling, and wherever the archive lies; another where the contents of the
+        archive differ (as far as its index tells: names, sizes, checksums), or the view does.
+        """
+        found = hashlib.blake2b("\n".join(self._shared.fingerprint()).encode(), digest_size=16)
+        if self._selection.ids is not None:
+            found.update(self._selection.ids.astype("<i8").tobytes())
+        return found.hexdigest()
+
+    @property
+    def ancestry(self) -> tuple[str, ...]:
+        """Where the members come from: what was opened, and then each step that made a view of it."""
+        return self._ancestry
 
     def info(self, key: Key) -> Member:
         """Return what the directory says of a member, which is not read.
@@ -361,8 +469,8 @@ class Archive(Sequence[bytes]):
                 return error.member
         return None
 
-    def select(self, keys: Keys | str | slice) -> Archive:
-        """Return a view of some members: no copy, and the same methods.
+    def positions(self, keys: Keys | str | slice) -> NDArray[np.int64]:
+        """Return the positions of some members, from 0; no member is read.
 
         Parameters
         ----------
@@ -374,18 +482,77 @@ class Archive(Sequence[bytes]):
         IndexError
             If a position is not there, or a mask has not one value for each member.
         MemberNotFoundError
-            If a name is not there. (A pattern that matches nothing gives an empty view.)
+            If a name is not there. (A pattern that matches nothing gives no position.)
         TypeError
             If a key is neither a position nor a name.
         """
         if isinstance(keys, str):
-            matches = re.compile(fnmatch.translate(keys)).match
-            places = np.array([i for i, name in enumerate(self.names) if matches(name)], np.int64)
-        elif isinstance(keys, slice):
-            places = np.arange(*keys.indices(len(self)), dtype=np.int64)
+            return self.names.match(keys)
+        if isinstance(keys, slice):
+            return np.arange(*keys.indices(len(self)), dtype=np.int64)
+        return self._selection.positions(keys)
+
+    def select(self, keys: Keys | str | slice) -> Archive:
+        """Return a view of some members: no copy, and the same methods.
+
+        Parameters
+        ----------
+        keys : glob pattern, slice, boolean mask, or keys
+            As for `positions`.
+
+        Raises
+        ------
+        IndexError, MemberNotFoundError, TypeError
+            As `positions`.
+        """
+        places = self.positions(keys)
+        step = (*self._ancestry, describe_selection(keys, len(places), len(self)))
+        return Archive(self._shared, self._selection.narrow(places), step)
+
+    def __add__(self, other: Archive) -> Archive:
+        """Return one archive of the members of both, in order: read by one engine, also within one batch.
+
+        Raises
+        ------
+        ValueError
+            If they are of two archives that were opened with different options, or one of them is closed.
+        """
+        if not isinstance(other, Archive):
+            return NotImplemented
+        parts = (self, other)
+        ancestry = (" + ".join(" > ".join(part.ancestry) for part in parts),)
+        if self._shared is other._shared:
+            shared, bases = self._shared, (0, 0)
         else:
-            places = self._selection.positions(keys)
-        return Archive(self._shared, self._selection.narrow(places))
+            shared, bases = self._shared.join(other._shared), (0, len(self._shared.reader.index))
+            if self._selection.ids is None and other._selection.ids is None:
+                return Archive(shared, None, ancestry)
+        rows = [part._selection.rows(0, len(part)) + base for part, base in zip(parts, bases, strict=True)]
+        return Archive(shared, Selection(shared.reader.index, shared.names[0], np.concatenate(rows)), ancestry)
+
+    def metered(self, threads: int | None = None) -> Archive:
+        """Return the same members in the same order, read by so many threads, with `counters` of their own.
+
+        Caches are shared; each of the two is closed by itself.
+
+        Parameters
+        ----------
+        threads : int, optional
+            Threads that work on one batch; default: as many as of this archive.
+        """
+        check_threads(threads)
+        return Archive(self._shared.metered(threads), self._selection)
+
+    @property
+    def counters(self) -> Counters:
+        """What reading has cost since `metered` made this archive; of others, nothing is counted."""
+        meter = self._shared.reader.meter
+        return Counters(0.0, 0, 0) if meter is None else Counters(*meter.counts_now())
+
+    def placement(self) -> Placement:
+        """Return where the members lie: for those who decide in which order to read them."""
+        reader = self._shared.reader
+        return Placement(self._shared.names[0], reader.index, self._selection.ids, reader.cache.limit)
 
     def verify(self, progress: Progress | None = None) -> VerifyReport:
         """Decode every member and check its checksum, keeping none; a bad one does not end it.
@@ -485,9 +652,9 @@ class Archive(Sequence[bytes]):
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._shared, self._selection.ids)
+        return _restore, (self._shared, self._selection.ids, self._ancestry)
 
 
-def _restore(shared: Session, ids: MemberIds | None) -> Archive:
+def _restore(shared: Session, ids: MemberIds | None, ancestry: tuple[str, ...]) -> Archive:
     """Make an archive or a view anew where its pickle is loaded."""
-    return Archive(shared, Selection(shared.reader.index, shared.names[0], ids))
+    return Archive(shared, Selection(shared.reader.index, shared.names[0], ids), ancestry)

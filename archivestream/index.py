@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -149,6 +150,10 @@ class Index:
 
     def fingerprint(self) -> str:
         """Return a digest that differs where the contents of the archive do."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for name in ("names", "offset", "size", "crc32", "block_size", "block_crc32"):
             if name in self.columns:
@@ -157,11 +162,12 @@ class Index:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Index]) -> Index:
-        """Put the members of several archives one after the other; sources keep that order."""
+        """Put the members of several indexes, of one source or more, one after the other; sources keep that order."""
         if len(parts) == 1:
             return parts[0]
         first = np.cumsum([0, *map(len, parts)])
         first_block = np.cumsum([0, *(part.blocks for part in parts)])
+        first_source = np.cumsum([0, *(len(part.layouts) for part in parts)])
         columns = {name: np.concatenate([part[name] for part in parts]) for name in MEMBER_COLUMNS}
         columns["names"] = np.concatenate([part["names"] for part in parts])
         columns["name_offset"] = _join_offsets([part["name_offset"] for part in parts])
@@ -183,9 +189,13 @@ class Index:
             data_end=[end for part in parts for end in part.data_end],
             layouts=[layout for part in parts for layout in part.layouts],
             formats=[name for part in parts for name in part.formats],
-            first_member=first.tolist(),
-            first_block=first_block.tolist(),
-            dictionaries=[(i, data) for i, part in enumerate(parts) for _, data in part.dictionaries],
+            first_member=_join_offsets([part.first_member for part in parts]).tolist(),
+            first_block=_join_offsets([part.first_block for part in parts]).tolist(),
+            dictionaries=[
+                (int(base) + source, data)
+                for part, base in zip(parts, first_source[:-1], strict=True)
+                for source, data in part.dictionaries
+            ],
         )
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
+import re
 import stat
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, SupportsIndex, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archivestream._native.columns import Layout
+from archivestream._native.nameparts import cut_folders, cut_stems, mark_prefixes, mark_suffixes, number_parts
 from archivestream._native.names import NameTable
 from archivestream.errors import MemberNotFoundError
 from archivestream.index import Index, MemberIds
 
-__all__ = ["Key", "Keys", "Names", "Selection"]
+__all__ = ["Key", "Keys", "Names", "Selection", "describe_selection", "match_names", "split_name"]
 
 Key: TypeAlias = SupportsIndex | str | bytes
 Keys: TypeAlias = Iterable[Key] | NDArray[Any]
@@ -131,22 +134,57 @@ class Selection:
 
     def files(self) -> NDArray[np.bool_]:
         """Say of each position whether it is a regular file, and no directory, link or device."""
-        return self._where(~Names(self).endswith("/"), stat.S_IFREG)
+        return self._where(lambda names: ~names.endswith("/"), stat.S_IFREG)
 
     def directories(self) -> NDArray[np.bool_]:
         """Say of each position whether it is a directory."""
-        return self._where(Names(self).endswith("/"), stat.S_IFDIR)
+        return self._where(lambda names: names.endswith("/"), stat.S_IFDIR)
 
-    def _where(self, by_name: NDArray[np.bool_], file_type: int) -> NDArray[np.bool_]:
+    def _where(self, by_name: Callable[[Names], NDArray[np.bool_]], file_type: int) -> NDArray[np.bool_]:
         """Go by the name in a ZIP, which has no other mark, and else by the mode."""
-        rows = self.rows(0, len(self))
-        layouts = np.asarray(self.index.layouts, np.int64)[np.searchsorted(self.index.first_member, rows, "right") - 1]
-        return np.where(layouts == _ENTRIES, by_name, self.index["attributes"][rows] >> 16 & _FILE_TYPE == file_type)
+        in_zip = np.asarray(self.index.layouts, np.int64) == _ENTRIES
+        if in_zip.all():
+            return by_name(Names(self))
+        attributes = self.index["attributes"]
+        found = (attributes if self.ids is None else attributes[self.ids]) >> 16 & _FILE_TYPE == file_type
+        return np.where(in_zip[self.sources()], by_name(Names(self)), found) if in_zip.any() else found
+
+    def sources(self) -> NDArray[np.int64]:
+        """Say of each position which source it comes from."""
+        rows = np.arange(len(self)) if self.ids is None else self.ids
+        return np.searchsorted(self.index.first_member.astype(np.int64), rows, "right") - 1
 
     def members(self, keys: Keys) -> MemberIds:
         """Return the rows of some keys in the index."""
         places = self.positions(keys)
         return places if self.ids is None else np.ascontiguousarray(self.ids[places])
+
+
+def match_names(pattern: str, names: Iterable[str]) -> NDArray[np.int64]:
+    """Return the positions of the names that a glob matches."""
+    matches = re.compile(fnmatch.translate(pattern)).match
+    return np.array([i for i, name in enumerate(names) if matches(name)], np.int64)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Cut a name into its stem and its extension, at the first dot of its last component.
+
+    As WebDataset does, but for names that have nothing before that dot (``a/.hidden``): these are all stem.
+    """
+    dot = name.find(".", name.rfind("/") + 1)
+    if dot < 0 or dot == name.rfind("/") + 1:
+        return name, ""
+    return name[:dot], name[dot + 1 :].lower()
+
+
+def describe_selection(keys: object, chosen: int, of: int) -> str:
+    """Name the step from an archive to a view of it."""
+    if isinstance(keys, str):
+        return f"select {keys!r}"
+    if isinstance(keys, slice):
+        bounds = (keys.start, keys.stop) if keys.step is None else (keys.start, keys.stop, keys.step)
+        return f"select [{':'.join('' if bound is None else str(bound) for bound in bounds)}]"
+    return f"select {chosen} of {of}"
 
 
 class Names(Sequence[str]):
@@ -173,22 +211,24 @@ class Names(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         for begin in range(0, len(self), _PIECE):
-            rows = self._selection.rows(begin, min(begin + _PIECE, len(self)))
-            blob, offsets = self._selection.index.select_names(rows)
-            text, bounds = blob.tobytes(), offsets.tolist()
-            for start, stop in itertools.pairwise(bounds):
-                yield text[start:stop].decode("utf-8", "surrogatepass")
+            yield from self._decode(self._selection.rows(begin, min(begin + _PIECE, len(self))))
+
+    def at(self, positions: NDArray[np.int64]) -> Iterator[str]:
+        """Yield the names at some positions."""
+        for begin in range(0, len(positions), _PIECE):
+            yield from self._decode(self._selection.members(positions[begin : begin + _PIECE]))
+
+    def _decode(self, rows: MemberIds) -> Iterator[str]:
+        blob, offsets = self._selection.index.select_names(rows)
+        text, bounds = blob.tobytes(), offsets.tolist()
+        for start, stop in itertools.pairwise(bounds):
+            yield text[start:stop].decode("utf-8", "surrogatepass")
 
     def startswith(self, prefix: str) -> NDArray[np.bool_]:
         """Say of each name whether it begins with a prefix: a mask for `Archive.select`."""
-        begin, end = self._bounds()
-        names = self._selection.index["names"]
-        wanted = prefix.encode("utf-8", "surrogatepass")
-        fits = end - begin >= len(wanted)
-        for place, byte in enumerate(wanted):
-            chosen = np.flatnonzero(fits)
-            fits[chosen] = names[begin[chosen] + place] == byte
-        return fits
+        found = np.empty(len(self), np.bool_)
+        mark_prefixes(*self._parts(), prefix.encode("utf-8", "surrogatepass"), found.view(np.uint8))
+        return found
 
     def endswith(self, suffixes: str | tuple[str, ...], *, ignore_case: bool = False) -> NDArray[np.bool_]:
         """Say of each name whether it ends with one of some suffixes: a mask for `Archive.select`.
@@ -200,26 +240,83 @@ class Names(Sequence[str]):
         ignore_case : bool
             Take ASCII letters of either case as the same.
         """
-        begin, end = self._bounds()
-        names = self._selection.index["names"]
-        found = np.zeros(len(end), np.bool_)
+        found = np.zeros(len(self), np.bool_)
         for suffix in (suffixes,) if isinstance(suffixes, str) else suffixes:
-            wanted = suffix.encode("utf-8", "surrogatepass")
-            fits = end - begin >= len(wanted)
-            for back, byte in enumerate(reversed(wanted), 1):
-                chosen = np.flatnonzero(fits)
-                there = names[end[chosen] - back]
-                fits[chosen] = there == byte
-                if ignore_case and byte < 0x80 and chr(byte).isalpha():
-                    fits[chosen] |= there == byte ^ 0x20
-            found |= fits
+            mark_suffixes(*self._parts(), suffix.encode("utf-8", "surrogatepass"), ignore_case, found.view(np.uint8))
         return found
 
-    def _bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where each name begins and ends in the column of names."""
-        ids = slice(None) if self._selection.ids is None else self._selection.ids
-        offsets = self._selection.index["name_offset"]
-        return offsets[:-1][ids].astype(np.int64), offsets[1:][ids].astype(np.int64)
+    def folders(self) -> tuple[NDArray[np.int64], list[str]]:
+        """Return the folders that the names lie in: the innermost one of each, numbered.
+
+        Returns
+        -------
+        number : ndarray of int64, shape (n,)
+            Of the folder of each name.
+        folders : list of str
+            Their names, in the order in which they appear first; empty for a name that lies in none.
+        """
+        names, begin, end = self._parts()
+        folder, folder_end = np.empty(len(self), np.uint64), np.empty(len(self), np.uint64)
+        cut_folders(names, begin, end, folder, folder_end)
+        number, rows = self._number(folder, folder_end)
+        return number, self._texts(folder[rows], folder_end[rows])
+
+    def extensions(self) -> tuple[NDArray[np.int64], list[str]]:
+        """Return the extensions of the names: all behind the first dot of the last component (see `split_name`).
+
+        Returns
+        -------
+        number : ndarray of int64, shape (n,)
+            Of the extension of each name.
+        extensions : list of str
+            In lower case, without the dot in front, in the order in which they appear first; empty for a name that
+            has none.
+        """
+        _, begin, end = self._parts()
+        stem = self._stems()
+        extension = np.where(stem > begin, np.minimum(stem + np.uint64(1), end), end)
+        number, rows = self._number(extension, end)
+        written = [text.lower() for text in self._texts(extension[rows], end[rows])]
+        place = {text: i for i, text in enumerate(dict.fromkeys(written))}
+        return np.array([place[text] for text in written], np.int64)[number], list(place)
+
+    def stems(self) -> NDArray[np.int64]:
+        """Return the stems of the names (see `split_name`), numbered as they appear first, by source."""
+        several = len(self._selection.index.layouts) > 1
+        return self._number(self._parts()[1], self._stems(), self._selection.sources() if several else None)[0]
+
+    def match(self, pattern: str) -> NDArray[np.int64]:
+        """Return the positions of the names that a glob matches; ``*`` matches slashes, too, as in `fnmatch`."""
+        return match_names(pattern, self)
+
+    def find_all(self, name: str) -> NDArray[np.int64]:
+        """Return the positions of a name, of which an archive may have several."""
+        near = np.flatnonzero(self.startswith(name) & self.endswith(name))
+        return near[[found == name for found in self.at(near)]] if len(near) else near
+
+    def _parts(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]:
+        """Return the column of names, and where each of these begins and ends in it."""
+        index, ids = self._selection.index, self._selection.ids
+        begin, end = index["name_offset"][:-1], index["name_offset"][1:]
+        return (index["names"], begin, end) if ids is None else (index["names"], begin[ids], end[ids])
+
+    def _stems(self) -> NDArray[np.uint64]:
+        stem = np.empty(len(self), np.uint64)
+        cut_stems(*self._parts(), stem)
+        return stem
+
+    def _number(
+        self, begin: NDArray[np.uint64], end: NDArray[np.uint64], among: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the numbers of some parts of names, and the row in which each appears first."""
+        number, first = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
+        count = number_parts(self._selection.index["names"], begin, end, among, number, first)
+        return number, first[:count]
+
+    def _texts(self, begin: NDArray[np.uint64], end: NDArray[np.uint64]) -> list[str]:
+        names = self._selection.index["names"]
+        spans = zip(begin.tolist(), end.tolist(), strict=True)
+        return [names[start:stop].tobytes().decode("utf-8", "surrogatepass") for start, stop in spans]
 
     def __repr__(self) -> str:
         return f"<names of {len(self)} members>"

@@ -6,10 +6,13 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
 from archivestream._native.columns import Layout
+from archivestream.cache import Cache
+from archivestream.cached_reader import CachedReader, cache_key
 from archivestream.errors import ArchiveChangedError, ArchiveError, SourceError
 from archivestream.fingerprint import describe
 from archivestream.index import Index
@@ -86,8 +89,9 @@ class Options:
     verify: bool
     limits: Limits
     metadata_encoding: str | None
-    cache: int
+    cache: int  # bytes of decoded blocks
     index: IndexMode
+    members: Cache | None = None
 
     def open(self, sources: Sequence[Source], progress: Progress | None) -> Session:
         """Index the sources, and make the reader of their members."""
@@ -95,19 +99,28 @@ class Options:
         # What is decoded and what is kept of it are there at the same time, and that of all sources together.
         room = self.cache // (2 * len(sources))
         parts = [self.find_index(source, share, room=room) for source, share in zip(sources, shares, strict=True)]
-        reader = MemberReader(
-            Index.concatenate([part.index for part in parts]),
-            [part.source for part in parts],
+        index = Index.concatenate([part.index for part in parts])
+        reader = self.make_reader(index, [part.source for part in parts], [part.sidecar for part in parts])
+        for place, part in enumerate(parts):
+            reader.keep(place, part.content)
+        return Session(reader, self, sources, parts[0].crc32)
+
+    def make_reader(self, index: Index, sources: Sequence[Source], sidecars: Sequence[Path | None]) -> MemberReader:
+        """Make a reader of the members of some sources."""
+        make: Callable[..., MemberReader] = MemberReader
+        if self.members is not None:
+            key = cache_key(index, sources, verify=self.verify, strict=self.strict, limits=self.limits)
+            make = partial(CachedReader, self.members.members_of(key))
+        return make(
+            index,
+            sources,
             limits=self.limits,
             verify=self.verify,
             strict=self.strict,
             threads=self.threads,
             cache=self.cache,
-            sidecars=[part.sidecar for part in parts],
+            sidecars=sidecars,
         )
-        for place, part in enumerate(parts):
-            reader.keep(place, part.content)
-        return Session(reader, self, sources, parts[0].crc32)
 
     def find_index(
         self, source: Source, progress: Progress | None, *, mode: IndexMode | None = None, room: int = 0
@@ -160,6 +173,8 @@ class Session:
         self.files = tuple(files)
         self.names = [source.name for source in files]
         self._reader: MemberReader | None = reader
+        # One member by its row: asked for so often that it is at hand.
+        self.read = reader.lookup if isinstance(reader, CachedReader) else reader.read
 
     @property
     def reader(self) -> MemberReader:
@@ -173,10 +188,15 @@ class Session:
         """Whether the archive was closed."""
         return self._reader is None
 
+    def metered(self, threads: int | None) -> Session:
+        """Share all but the reader: see `archivestream.Archive.metered`."""
+        return Session(self.reader.metered(threads), self.options, self.files, self.crc32)
+
     def close(self) -> None:
         """Let go of the reader."""
         # The descriptors close when the last call and the last pending batch have let go of the reader.
         self._reader = None
+        self.read = partial(_refuse, self.names[0])
 
     def save_index(self, path: Path | None, progress: Progress | None) -> list[Path]:
         """Save the index of each source: see `archivestream.Archive.save_index`."""
@@ -192,20 +212,38 @@ class Session:
             written.append(self.options.save_index(file, indexed.index, indexed.crc32, None))
         return written
 
+    def join(self, other: Session) -> Session:
+        """Put the sources of another session behind those of this one; both stay as they are."""
+        if self.options != other.options:
+            raise ValueError(
+                f"{self.names[0]} and {other.names[0]} were opened with different options; "
+                "open them alike, or together as archivestream.open([...])"
+            )
+        parts = (self.reader, other.reader)
+        reader = self.options.make_reader(
+            Index.concatenate([part.index for part in parts]),
+            [source for part in parts for source in part.sources],
+            [path for part in parts for path in part.sidecars],
+        )
+        return Session(reader, self.options, (*self.files, *other.files), None)
+
+    def fingerprint(self) -> list[str]:
+        """Tell the archive from another that has come to stand in its place, though its time of modification differ."""
+        index = self.reader.index
+        found = [index.fingerprint()]
+        for file, layout in zip(self.files, index.layouts, strict=True):
+            if layout == Layout.RANGES:  # whose index knows no checksum
+                now = describe(file)
+                found += [now["archive_size"], now["archive_ends"]]
+        return found
+
     def __reduce__(self) -> tuple[Any, ...]:
         places = [file.path if type(file) is LocalSource else file for file in self.files]
-        return _reopen, (places, self.options, _fingerprint(self))
+        return _reopen, (places, self.options, self.fingerprint())
 
 
-def _fingerprint(session: Session) -> list[str]:
-    """Tell an archive from another that has come to stand in its place, though its time of modification differ."""
-    index = session.reader.index
-    found = [index.fingerprint()]
-    for file, layout in zip(session.files, index.layouts, strict=True):
-        if layout == Layout.RANGES:  # whose index knows no checksum
-            now = describe(file)
-            found += [now["archive_size"], now["archive_ends"]]
-    return found
+def _refuse(archive: str, member: int) -> bytes:
+    raise ValueError(f"{archive}: the archive is closed")
 
 
 def _reopen(places: list[str | Source], options: Options, fingerprint: list[str]) -> Session:
@@ -218,6 +256,6 @@ def _reopen(places: list[str | Source], options: Options, fingerprint: list[str]
     except ArchiveError as error:
         message = f"the file is not the one that was pickled: {error.reason}; open it again"
         raise ArchiveChangedError(message, archive=error.archive) from error
-    if _fingerprint(session) != fingerprint:
+    if session.fingerprint() != fingerprint:
         raise ArchiveChangedError("the file is not the one that was pickled; open it again", archive=sources[0].name)
     return session
