@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import operator
 import pickle
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, NoReturn, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archivestream.archive import Archive, Openable, open
-from archivestream.decoding import Decoder, decoder
+from archivestream.decoding import ByExtension, Decode, Decoder, find_decoder
 from archivestream.errors import ArchiveError
+from archivestream.grouping import SampleKeys, find_files, group_members, members_of_samples
+from archivestream.labels import Labels, Samples, find_targets, join_targets, label_file
 from archivestream.reader import without_frames
+from archivestream.selection import Keys, describe_selection, split_name
+from archivestream.splitting import Groups, Splitter, find_groups, find_strata, split_by_shares, split_by_splitter
 
 try:
     from torch.utils.data import Dataset
@@ -31,16 +38,24 @@ class ArchiveDataset(Dataset[Any]):
     ----------
     archive : Archive, or what `archivestream.open` takes
         Directories are left out, and so is the ``__MACOSX`` folder that macOS puts into ZIP files.
-    decode : {"image", "numpy"}, callable or None
-        How the bytes of a member become a sample: an RGB image of Pillow, the array of a ``.npy`` file, what the
-        callable returns for the bytes, or the bytes themselves.
+    decode : str, callable, mapping or None
+        How the bytes of a member become a sample. None: they are the sample. A name: "image" (an array in RGB,
+        `archivestream.decoding.ImageDecoder`), "pil" (a Pillow image in RGB, as in torchvision's ImageFolder), "numpy",
+        "npz", "json", "text", "int", "csv", "tsv", "audio" (or "wav"). "auto": by the extension of the member; those
+        without a decoder stay bytes, and pickles are refused (`archivestream.register_decoder` adds others). A callable
+        gets a memoryview of the bytes, which it must not keep. A mapping has one of these for each extension
+        (``{"jpg": "image"}``); the other members stay bytes.
     transform : callable, optional
         Applied to each decoded sample.
     target_transform : callable, optional
         Applied to each label.
-    labels : "folder", optional
-        Give (sample, label), where the label is the number of the folder that holds the member, among the sorted
-        names of all such folders, as in torchvision's ImageFolder.
+    labels : str, mapping or callable, optional
+        Give (sample, label). See Notes.
+    group : bool
+        Members with one stem are one sample, as in WebDataset, wherever they lie in the archive: a dict of what the
+        members decode to by their extensions, in lower case, with ``"__key__"``, the stem, and ``"__url__"``, the name
+        of the archive. The stem is the name up to the first dot of its last component. Parts that are missing are
+        missing in the dict; members without a stem or an extension belong to no sample.
     extensions : str or sequence of str, optional
         Keep only names that end with one of these, in either case (``".jpg"``).
     pattern : str, optional
@@ -49,32 +64,56 @@ class ArchiveDataset(Dataset[Any]):
     Attributes
     ----------
     archive : Archive
-        A view of the members that are samples, in the order of the archive: ``dataset[i]`` is made of
-        ``archive[i]``.
+        A view of the members that are samples, in the order of the samples.
+    bounds : ndarray of int64, shape (n + 1,), or None
+        None: ``dataset[i]`` is made of ``archive[i]``. Grouped: of the members from ``bounds[i]`` to ``bounds[i + 1]``.
+    decode : callable, ByExtension or None
+        The decoder; None for the bytes as they are.
     classes : list of str
-        Names of the classes, sorted; empty without labels.
+        Names of the classes, sorted; empty without labels, and where these are numbers.
     class_to_idx : dict of str to int
         The number of each class.
-    targets : ndarray of int64, shape (n,)
-        The class of each sample; empty without labels.
+    targets : ndarray of int64 or float64, shape (n,)
+        The label of each sample, where classes are numbered; empty without labels.
+    ancestry : tuple of str
+        Where the samples come from: what was opened, and then each step that made a view of it.
 
     Raises
     ------
     ValueError
-        If labels are asked for and a member lies in no folder, or `decode` or `labels` has no such value.
+        If samples have no label, or one has two members of one extension, or an argument has no such value.
+    ArchiveError
+        If the archive, or a table of labels in it, cannot be read.
     ImportError
         If a decoder needs a package that is not installed.
 
     Notes
     -----
+    Labels are whole numbers, floats, or strings: these are classes, numbered in the order of their sorted names, as in
+    torchvision's ImageFolder. They come from
+
+    - ``"folder"``: the name of the folder that holds the member (ImageFolder's);
+    - a mapping from the names of samples;
+    - ``"labels.csv:target"``: the column ``target`` of a CSV, TSV or JSON member of the archive, which is then no
+      sample. JSON holds ``{name: label}``, ``{name: {"target": label}}``, or a list of records. Text in CSV that is a
+      number in all rows is one;
+    - a callable from the name of a sample to its label;
+    - the extension of a part of grouped samples, such as ``"cls"``, which are read when the dataset is made.
+
+    A mapping or a table names samples by their names, or these relative to the folder of the table, each with its
+    extension or without; or by the last component alone, where no two samples have the same. The first of these
+    ways by which a column has at least half of the samples counts, and the column must then have them all. Of two
+    columns, the second is the label where none is given (``"labels.csv"``).
+
     ``torch.utils.data.DataLoader`` asks for whole batches (``__getitems__``), and each is read with one native call.
     Safe for any number of threads, and in worker processes however they are started; a pickle opens the
     archive again, so it must have been opened by path or from bytes.
 
     Examples
     --------
-    >>> dataset = ArchiveDataset("images.zip", decode="image", labels="folder", transform=to_tensor)
-    >>> for images, labels in DataLoader(dataset, batch_size=256, shuffle=True, num_workers=2):
+    >>> dataset = ArchiveDataset("images.zip", decode="image", labels="folder")
+    >>> parts = dataset.split({"train": 0.9, "val": 0.1}, seed=0, stratify=True)
+    >>> for images, labels in DataLoader(parts["train"], batch_size=256, shuffle=True, num_workers=2):
     ...     train(images, labels)
     """
 
@@ -82,27 +121,37 @@ class ArchiveDataset(Dataset[Any]):
         self,
         archive: Archive | Openable | Sequence[Openable],
         *,
-        decode: str | Decoder | None = None,
+        decode: Decode | None = None,
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
-        labels: str | None = None,
+        labels: Labels | None = None,
+        group: bool = False,
         extensions: str | Sequence[str] | None = None,
         pattern: str | None = None,
     ) -> None:
-        if labels not in (None, "folder"):
-            raise ValueError(f"labels must be 'folder' or None, not {labels!r}")
         if target_transform is not None and labels is None:
-            raise ValueError("target_transform has nothing to work on without labels='folder'")
-        self._decode = decoder(decode)
+            raise ValueError("target_transform has nothing to work on without labels")
+        self._decoder = find_decoder(decode)
         self.transform = transform
         self.target_transform = target_transform
-        self.labels = labels
-        self.archive = _files(archive if isinstance(archive, Archive) else open(archive), extensions, pattern)
+        self.bounds: NDArray[np.int64] | None = None
         self.classes: list[str] = []
-        self.class_to_idx: dict[str, int] = {}
-        self.targets: NDArray[np.int64] = np.empty(0, np.int64)
+        self.targets: NDArray[Any] = np.empty(0, np.int64)
+        self._labelled = labels is not None
+        whole = archive if isinstance(archive, Archive) else open(archive)
+        table = label_file(labels)
+        self.archive = find_files(whole, extensions, pattern, None if table is None else table.path)
+        self.ancestry = self.archive.ancestry
+        if group:
+            self._group()
         if labels is not None:
-            self._label()
+            samples = Samples(whole, self.archive, self.bounds, self.names, self._decoder)
+            self.targets, self.classes = find_targets(labels, samples)
+        self.decode = self._common_decoder()
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"<{type(self).__name__} {' > '.join(self.ancestry)}: {len(self)} samples{classes}>"
 
     @property
     def archive(self) -> Archive:
@@ -125,60 +174,331 @@ class ArchiveDataset(Dataset[Any]):
 
     @property
     def names(self) -> Sequence[str]:
-        """The names of the samples."""
-        return self.archive.names
+        """The names of the samples: of their members, or, grouped, their stems (``"__key__"``)."""
+        names = self.archive.names
+        return names if self.bounds is None else SampleKeys(names, self.bounds)
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """The number of each class."""
+        return {name: number for number, name in enumerate(self.classes)}
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these samples, in this order, from others: see `Archive.fingerprint`."""
+        if self.bounds is None:
+            return self.archive.fingerprint
+        found = hashlib.blake2b(self.archive.fingerprint.encode(), digest_size=16)
+        found.update(self.bounds.astype("<i8").tobytes())
+        return found.hexdigest()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether samples come with labels."""
+        return self._labelled
 
     def __len__(self) -> int:
-        return len(self.archive)
+        return len(self.archive) if self.bounds is None else len(self.bounds) - 1
 
     def __getitem__(self, index: int) -> Any:
         """Return one sample, or (sample, label)."""
-        index = operator.index(index)
-        return self._sample(index, self.archive[index])
+        index, n = operator.index(index), len(self)
+        if not -n <= index < n:
+            raise IndexError(f"sample {index} of a dataset of {n}")
+        index %= n
+        if self.bounds is None:
+            return self._sample(index, [self.archive[index]])
+        return self._sample(index, self.archive.read_many(range(*self.bounds[index : index + 2].tolist())))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return the samples of a batch, whose members are read with one native call."""
         if type(self).__getitem__ is not ArchiveDataset.__getitem__:
             # A subclass makes its samples in its own way, and a DataLoader would pass it over.
             return [self[i] for i in indices]
-        members = self.archive.read_many(indices)
-        return [self._sample(i, data) for i, data in zip(indices, members, strict=True)]
+        samples = self._check(indices)
+        positions, offsets = self.members_of(samples)
+        members = self.archive.read_many(positions)
+        spans = zip(samples.tolist(), itertools.pairwise(offsets.tolist()), strict=True)
+        return [self._sample(i, members[begin:end]) for i, (begin, end) in spans]
 
-    def _sample(self, index: int, data: bytes) -> Any:
-        sample: Any = data
-        target: Any = None
+    def members_of(self, indices: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return which members some samples are made of.
+
+        Parameters
+        ----------
+        indices : sequence of int, shape (n,)
+            Of samples, negative from the end.
+
+        Returns
+        -------
+        positions : ndarray of int64, shape (m,)
+            In `archive`, sample by sample.
+        offsets : ndarray of int64, shape (n + 1,)
+            Which of them are a sample's: ``positions[offsets[i]:offsets[i + 1]]``.
+
+        Raises
+        ------
+        IndexError
+            If there is no such sample.
+        """
+        samples = self._check(indices)
+        if self.bounds is None:
+            return samples, np.arange(len(samples) + 1)
+        return members_of_samples(samples, self.bounds)
+
+    def decode_sample(self, index: int, parts: Sequence[bytes | memoryview]) -> Any:
+        """Decode the members of a sample, without transforms.
+
+        Parameters
+        ----------
+        index : int
+            Of the sample, from 0.
+        parts : sequence of bytes-like
+            What its members hold, in the order of `members_of`. Nothing of it is kept.
+
+        Raises
+        ------
+        ArchiveError
+            If a member cannot be decoded; archive and member are named in it, as they are in a note to any exception
+            of a decoder of the user's.
+        """
+        if self.bounds is None:
+            return self._decode(index, parts[0])
+        first = int(self.bounds[index])
+        names = list(self.archive.names.at(np.arange(first, first + len(parts))))
+        sample = {"__key__": split_name(names[0])[0], "__url__": self.archive.origin(first)}
+        for place, part in enumerate(parts):
+            sample[split_name(names[place])[1]] = self._decode(first + place, part)
+        return sample
+
+    def finish_sample(self, index: int, decoded: Any) -> Any:
+        """Make the sample, or (sample, label), of what its members decode to: transforms are applied.
+
+        Parameters
+        ----------
+        index : int
+            Of the sample, from 0.
+        decoded : object
+            As from `decode_sample`.
+
+        Raises
+        ------
+        Exception
+            As the transforms raise it, with a note that names archive and member.
+        """
         try:
-            if self._decode is not None:
-                sample = self._decode(data)
-            if self.transform is not None:
-                sample = self.transform(sample)
-            if self.labels is not None:
-                target = int(self.targets[index])
-            if self.target_transform is not None:
-                target = self.target_transform(target)
-        except ArchiveError as error:
-            if error.member is not None:
-                raise
-            info = self.archive.info(index)
-            raise type(error)(error.reason, archive=info.archive, member=info.name) from error
+            sample = decoded if self.transform is None else self.transform(decoded)
         except Exception as error:
-            if hasattr(error, "add_note"):  # Python 3.11
-                info = self.archive.info(index)
-                error.add_note(f"{info.archive}: member {info.name!r}")
-            raise
-        return sample if self.labels is None else (sample, target)
+            self._raise_named(error, index if self.bounds is None else int(self.bounds[index]))
+        return (sample, self.label(index)) if self._labelled else sample
 
-    def _label(self) -> None:
-        folders = [name.rpartition("/")[0].rpartition("/")[2] for name in self.names]
-        self.classes = sorted(set(folders))
-        if "" in self.classes:
-            name = self.names[folders.index("")]
-            raise ValueError(
-                f"{self.archive.info(folders.index('')).archive}: member {name!r} lies in no folder, so it has no "
-                "label; keep it out with pattern= or extensions="
+    def label(self, index: int) -> Any:
+        """Return the label of a sample, transformed.
+
+        Parameters
+        ----------
+        index : int
+            Of the sample, from 0.
+
+        Raises
+        ------
+        Exception
+            As `target_transform` raises it, with a note that names archive and member.
+        """
+        target = self.targets[index].item()
+        if self.target_transform is None:
+            return target
+        try:
+            return self.target_transform(target)
+        except Exception as error:
+            self._raise_named(error, index if self.bounds is None else int(self.bounds[index]))
+
+    def select(self, keys: Keys | str | slice) -> ArchiveDataset:
+        """Return a view of some samples: nothing is read, and classes stay as they are.
+
+        Parameters
+        ----------
+        keys : glob pattern, slice, boolean mask, or keys
+            As for `Archive.select`; the names of grouped samples are their stems.
+
+        Raises
+        ------
+        IndexError, MemberNotFoundError, TypeError
+            As `Archive.select`.
+        """
+        if self.bounds is None:
+            places = self.archive.positions(keys)
+        else:
+            found = keys if isinstance(keys, slice) else SampleKeys(self.archive.names, self.bounds).places(keys)
+            places = self.archive.select(self.bounds[:-1]).positions(found)
+        return self._view(places, describe_selection(keys, len(places), len(self)))
+
+    def __add__(self, other: Any) -> Any:
+        """Return one dataset of the samples of both, in order, where they are made in the same way.
+
+        Classes are merged by their names. With any other dataset, the result is torch's ``ConcatDataset``.
+
+        Raises
+        ------
+        ValueError
+            If the two decode or transform differently, or their archives were opened with different options.
+        """
+        if not isinstance(other, ArchiveDataset):
+            return super().__add__(other)
+        for name in ("_decoder", "transform", "target_transform", "_labelled"):
+            if getattr(self, name) != getattr(other, name):
+                raise ValueError(
+                    f"the datasets differ in {name.strip('_')}: torch.utils.data.ConcatDataset([a, b]) holds both"
+                )
+        if type(self) is not type(other) or (self.bounds is None) != (other.bounds is None):
+            raise ValueError("the datasets are of two kinds: torch.utils.data.ConcatDataset([a, b]) holds both")
+        both = copy(self)
+        both.targets, both.classes = join_targets((self.targets, self.classes), (other.targets, other.classes))
+        if self.bounds is not None and other.bounds is not None:
+            both.bounds = np.concatenate([self.bounds, other.bounds[1:] + self.bounds[-1]])
+        both.archive = self.archive + other.archive
+        both.ancestry = (" + ".join(" > ".join(part.ancestry) for part in (self, other)),)
+        both.decode = both._common_decoder()
+        return both
+
+    @overload
+    def split(
+        self,
+        parts: Mapping[str, float],
+        *,
+        seed: int = ...,
+        stratify: bool | Sequence[Any] | NDArray[Any] = ...,
+        groups: None = ...,
+    ) -> dict[str, ArchiveDataset]: ...
+    @overload
+    def split(
+        self,
+        parts: Splitter,
+        *,
+        groups: Groups = ...,
+    ) -> list[tuple[ArchiveDataset, ArchiveDataset]]: ...
+    def split(
+        self,
+        parts: Mapping[str, float] | Splitter,
+        *,
+        seed: int = 0,
+        stratify: bool | Sequence[Any] | NDArray[Any] = False,
+        groups: Groups = None,
+    ) -> dict[str, ArchiveDataset] | list[tuple[ArchiveDataset, ArchiveDataset]]:
+        """Split the samples into views; nothing is read or decoded.
+
+        Parameters
+        ----------
+        parts : mapping of str to float or int, or a splitter
+            The share of each part, from 0.0 to 1.0 and 1.0 at most together, or numbers of samples. Or a splitter of
+            scikit-learn: KFold, StratifiedKFold, GroupKFold, ShuffleSplit, or any other object with its ``split``.
+        seed : int
+            Of the shuffle, where shares are given: the same parts on every platform, and with every version.
+        stratify : bool or array of shape (n,)
+            Give each part the same share of each class, to within one sample: of the labels, or of the classes given
+            here. For shares; splitters have their own (StratifiedKFold), which get the labels.
+        groups : "folder", callable or array of shape (n,), optional
+            What a splitter keeps together (GroupKFold): samples of one folder, of one value that the callable returns
+            for their names, or of one value here.
+
+        Returns
+        -------
+        dict of str to ArchiveDataset
+            Each part, in the order of this dataset: every sample is in one of them, where the shares make 1.
+        list of (ArchiveDataset, ArchiveDataset)
+            With a splitter: train and test of each fold.
+
+        Raises
+        ------
+        ValueError
+            If shares make more than 1, there are no classes to stratify by, or as the splitter raises it.
+
+        Examples
+        --------
+        >>> dataset.split({"train": 0.8, "val": 0.1, "test": 0.1}, stratify=True)
+        >>> for train, test in dataset.split(StratifiedGroupKFold(5), groups=lambda name: name[:4]):
+        ...     inner = train.split({"train": 0.9, "val": 0.1})
+        """
+        targets = self.targets if self._labelled else None
+        if isinstance(parts, Mapping):
+            if groups is not None:
+                raise ValueError("groups are for splitters: sklearn.model_selection.GroupShuffleSplit and the like")
+            found = split_by_shares(parts, len(self), seed, find_strata(stratify, targets, len(self)))
+            stratified = "" if stratify is False else ", stratified"
+            step = f"of split {dict(parts)}, seed {seed}{stratified}"
+            return {name: self._view(places, f"{name} {step}") for name, places in found.items()}
+        if not isinstance(parts, Splitter):
+            raise TypeError(f"parts are a mapping of shares or a splitter of scikit-learn, not {type(parts).__name__}")
+        if stratify is not False:
+            raise ValueError("stratify is for shares; of splitters, take StratifiedKFold and the like")
+        of_group = find_groups(groups, self.archive, self.bounds, self.names)
+        folds = split_by_splitter(parts, len(self), targets, of_group)
+        return [
+            (
+                self._view(train, f"train of fold {fold} of {len(folds)}, {parts}"),
+                self._view(test, f"test of fold {fold} of {len(folds)}, {parts}"),
             )
-        self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
-        self.targets = np.array([self.class_to_idx[folder] for folder in folders], np.int64)
+            for fold, (train, test) in enumerate(folds)
+        ]
+
+    def _view(self, places: NDArray[np.int64], step: str) -> ArchiveDataset:
+        view = copy(self)
+        if self.bounds is None:
+            view.archive = self.archive.select(places)
+        else:
+            positions, view.bounds = members_of_samples(places, self.bounds)
+            view.archive = self.archive.select(positions)
+        if self._labelled:
+            view.targets = self.targets[places]
+        view.ancestry = (*self.ancestry, step)
+        return view
+
+    def _group(self) -> None:
+        positions, self.bounds = group_members(self.archive)
+        self.archive = self.archive.select(positions)
+
+    def _common_decoder(self) -> Decoder | ByExtension | None:
+        """Return the one decoder of all members, where there is one: who reads whole batches can make use of it."""
+        if self.bounds is None and isinstance(self._decoder, ByExtension):
+            return self._decoder.common(self.archive.names.extensions()[1])
+        return self._decoder
+
+    def _check(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return indices as an array, from 0; raises `IndexError` for one that is not there."""
+        if not hasattr(indices, "__array__"):
+            indices = np.array(array("q", indices), np.int64)
+        samples = np.asarray(indices)
+        if samples.ndim != 1 or (samples.size and samples.dtype.kind not in "iu"):
+            raise TypeError(f"indices are a row of integers, not {samples.dtype} of shape {samples.shape}")
+        samples = samples.astype(np.int64, copy=False)
+        if not len(samples):
+            return samples
+        n, low, high = len(self), int(samples.min()), int(samples.max())
+        if low < -n or high >= n:
+            raise IndexError(f"sample {low if low < -n else high} of a dataset of {n}")
+        return samples % n if low < 0 else samples
+
+    def _sample(self, index: int, parts: Sequence[bytes]) -> Any:
+        return self.finish_sample(index, self.decode_sample(index, parts))
+
+    def _decode(self, position: int, data: bytes | memoryview) -> Any:
+        """Decode a member."""
+        decoder = self.decode
+        try:
+            if isinstance(decoder, ByExtension):
+                decoder = decoder.find(split_name(self.archive.names[position])[1])
+            return bytes(data) if decoder is None else decoder(memoryview(data))
+        except Exception as error:
+            self._raise_named(error, position)
+
+    def _raise_named(self, error: Exception, position: int) -> NoReturn:
+        """Raise an exception with archive and member in it, or in a note."""
+        info = self.archive.info(position)
+        if isinstance(error, ArchiveError) and error.member is None:
+            raise type(error)(error.reason, archive=info.archive, member=info.name) from error
+        if not isinstance(error, ArchiveError) and hasattr(error, "add_note"):  # Python 3.11
+            error.add_note(f"{info.archive}: member {info.name!r}")
+        raise error
 
 
 class _Pickled:
@@ -200,15 +520,3 @@ def _unpickle(data: bytes) -> Archive | Exception:
     except (ArchiveError, OSError) as error:
         return without_frames(error)
     return archive
-
-
-def _files(archive: Archive, extensions: str | Sequence[str] | None, pattern: str | None) -> Archive:
-    """View the members that are samples."""
-    if pattern is not None:
-        archive = archive.select(pattern)
-    keep = archive.files()
-    if extensions is not None:
-        suffixes = (extensions,) if isinstance(extensions, str) else tuple(extensions)
-        keep &= archive.names.endswith(suffixes, ignore_case=True)
-    keep &= ~archive.names.startswith("__MACOSX/")
-    return archive if keep.all() else archive.select(keep)

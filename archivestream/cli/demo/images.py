@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from archivestream.cli.errors import CommandError
 from archivestream.dataset import ArchiveDataset
-from archivestream.decoding import decode_image
+from archivestream.decoding import decode_pil
 from archivestream.errors import ArchiveError
 
 __all__ = [
@@ -48,9 +48,9 @@ class DecodeTensor:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, data: bytes) -> torch.Tensor:
+    def __call__(self, data: bytes | memoryview) -> torch.Tensor:
         """Decode one image."""
-        image: Image.Image = decode_image(data)
+        image = decode_pil(memoryview(data))
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
