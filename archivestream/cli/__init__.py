@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from archivestream._version import __version__
+from archivestream.cli.bench import bench
 from archivestream.cli.contents import cat, extract
 from archivestream.cli.demo import demo
 from archivestream.cli.errors import Commands
@@ -43,5 +44,5 @@ def archivestream(
     """Look into archives, check them, and train models straight from them."""
 
 
-for _command in (ls, info, cat, extract, verify, index, pack, repack, demo):
+for _command in (ls, info, cat, extract, verify, index, pack, repack, bench, demo):
     app.command()(_command)
