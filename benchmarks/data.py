@@ -21,9 +21,24 @@ from numpy.typing import NDArray
 
 from benchmarks import BUILD
 
-__all__ = ["PYTHON", "LargeArchive", "arrays", "cached", "corpus", "digits", "large", "stored", "text", "texts"]
+__all__ = [
+    "PHOTO",
+    "PYTHON",
+    "LargeArchive",
+    "arrays",
+    "cached",
+    "corpus",
+    "digits",
+    "jpegs",
+    "large",
+    "stored",
+    "text",
+    "texts",
+]
 
 _IMAGE = (224, 224, 3)
+# The shape of those that are stored as JPEG.
+PHOTO = (256, 256, 3)
 
 # Part of the names of files that depend on its library.
 PYTHON = f"py{sys.version_info.major}{sys.version_info.minor}"
@@ -75,6 +90,21 @@ def arrays(members: int) -> Path:
     return cached(f"arrays-{members}.zip", lambda file: _write(file, samples(), "npy", zipfile.ZIP_DEFLATED))
 
 
+def jpegs(members: int) -> Path:
+    """Make a ZIP of 256 x 256 JPEG images of about 16 KB (quality 90), stored."""
+
+    def samples() -> Iterator[bytes]:
+        from PIL import Image
+
+        rng = np.random.default_rng(10)
+        for _ in range(members):
+            buffer = io.BytesIO()
+            Image.fromarray(_photo(rng)).save(buffer, "JPEG", quality=90)
+            yield buffer.getvalue()
+
+    return cached(f"jpegs-{members}.zip", lambda file: _write(file, samples(), "jpg", zipfile.ZIP_STORED))
+
+
 def corpus() -> bytes:
     """Return the sources of Python's library, one after the other: real text, on every machine."""
     root = Path(sysconfig.get_path("stdlib"))
@@ -98,9 +128,23 @@ def _image(rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.clip(np.rint(image + noise[:, :, None]), 0, 255).astype(np.uint8)
 
 
-def _field(rng: np.random.Generator, cells: int, amplitude: float, channels: int) -> NDArray[np.float64]:
+def _photo(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Make an image as `_image` does, with detail of every size, as photographs have it."""
+    height, width, channels = PHOTO
+    image = np.full(PHOTO, 120.0)
+    for cells, amplitude in ((4, 40.0), (12, 25.0), (40, 12.0), (100, 8.0)):
+        image += _field(rng, cells, amplitude, 1, PHOTO)
+    image += _field(rng, 6, 20.0, channels, PHOTO)
+    edges = _field(rng, 8, 1.0, 1, PHOTO) > 0.5
+    noise = rng.normal(0, 1.0, (height, width, 1))
+    return np.clip(np.rint(np.where(edges, image + 50.0, image) + noise), 0, 255).astype(np.uint8)
+
+
+def _field(
+    rng: np.random.Generator, cells: int, amplitude: float, channels: int, shape: tuple[int, int, int] = _IMAGE
+) -> NDArray[np.float64]:
     """Interpolate between random values on a grid: shape (height, width, channels)."""
-    height, width, _ = _IMAGE
+    height, width, _ = shape
     grid = rng.normal(0, amplitude, (cells, cells, channels))
     rows, columns = _interpolation(height, cells), _interpolation(width, cells)
     return np.asarray(np.einsum("yi,xj,ijc->yxc", rows, columns, grid, optimize=True))

@@ -42,6 +42,7 @@ def system() -> dict[str, Any]:
         "torch": _version("torch"),
         "cdmltrain": _version("cdmltrain"),
         "spdl-io": _version("spdl-io"),
+        "webdataset": _version("webdataset"),
     }
 
 

@@ -19,7 +19,7 @@ class Scale:
     ----------
     rounds, slow_rounds : int
         How often each side is timed; the second where one round takes many seconds.
-    large, texts, few_texts, images, tiny, arrays : int
+    large, texts, many_texts, few_texts, images, pictures, tiny, arrays : int
         Members of the archives.
     batch, array_batch : int
         Members of a batch.
@@ -35,8 +35,10 @@ class Scale:
     slow_rounds: int
     large: int
     texts: int
+    many_texts: int
     few_texts: int
     images: int
+    pictures: int
     tiny: int
     arrays: int
     batch: int

@@ -8,6 +8,7 @@ import stat
 import sysconfig
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterable
 from functools import cache
 from io import BytesIO
@@ -21,7 +22,16 @@ from archivestream._native.zstdscan import make_seek_table
 from benchmarks import BUILD
 from benchmarks.data import PYTHON, cached, corpus, digits, texts
 
-__all__ = ["content", "files", "folder", "framed_texts", "images_in_one_frame", "large", "texts_in_one_frame"]
+__all__ = [
+    "content",
+    "files",
+    "folder",
+    "framed_texts",
+    "images_in_one_frame",
+    "large",
+    "plain_tars",
+    "texts_in_one_frame",
+]
 
 _LEVEL = 3
 _FRAME = 64 << 10
@@ -66,6 +76,23 @@ def images_in_one_frame(members: int) -> Path:
             _write_tar(stream, (rng.bytes(10_000) for _ in range(members)))
 
     return cached(f"images-{members}.tar.zst", write)
+
+
+def plain_tars(archive: Path, parts: int) -> list[Path]:
+    """Make plain tars of the members of a ZIP: equal runs of them, one for each worker of a loader."""
+
+    def write(file: IO[bytes], part: int) -> None:
+        with zipfile.ZipFile(archive) as members, tarfile.open(fileobj=file, mode="w|") as tar:
+            infos = members.infolist()
+            for info in infos[len(infos) * part // parts : len(infos) * (part + 1) // parts]:
+                entry = tarfile.TarInfo(info.filename)
+                entry.size, entry.mtime = info.file_size, _FIRST_MODIFIED
+                tar.addfile(entry, BytesIO(members.read(info)))
+
+    return [
+        cached(f"{archive.stem}-{part}-of-{parts}.tar", lambda file, part=part: write(file, part))  # type: ignore[misc]
+        for part in range(parts)
+    ]
 
 
 def files(size: int) -> Path:

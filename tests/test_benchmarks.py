@@ -34,12 +34,20 @@ CASES = {
     "pack_zip",
     "pack_zst",
     "segmented",
+    "order_1e9",
+    "block_order",
+    "cached_getitem",
+    "keep_cache",
+    "loader_raw",
+    "loader_arrays",
+    "loader_jpeg",
+    "first_batch_1m",
 }
 # What only ours does has no peer, and what other programs do as a whole has no limit.
-WITHOUT_PEER = {"zst_batch", "zst_index", "zst_read_all", "zst_member"}
+WITHOUT_PEER = {"zst_batch", "zst_index", "zst_read_all", "zst_member", "order_1e9", "block_order"}
 WITHOUT_LIMIT = {"pack_zip", "pack_zst"}
 # Cases whose peer is left out where it is not installed: packages, programs.
-PACKAGES = {case: ["cdmltrain"] for case in ("zst_cdml", "zst_cdml_images", "memory_blocks")}
+PACKAGES = {case: ["cdmltrain"] for case in ("zst_cdml", "zst_cdml_images", "memory_blocks", "cached_getitem")}
 PROGRAMS = {"pack_zip": ["zip"], "pack_zst": ["tar", "zstd"]}
 MEMORY = {"epoch_memory", "memory_blocks"}
 
