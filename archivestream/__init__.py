@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from archivestream import deflate
 from archivestream._version import __version__
 from archivestream.archive import Archive, open
+from archivestream.background import BackgroundIterator, background
 from archivestream.batch import Batch, PendingBatch
+from archivestream.cache import Cache, CacheStats
 from archivestream.errors import (
     ArchiveChangedError,
     ArchiveError,
@@ -29,27 +31,39 @@ from archivestream.errors import (
 )
 from archivestream.limits import Limits
 from archivestream.members import Member
+from archivestream.stats import LoaderStats
 from archivestream.summary import Summary
 from archivestream.verification import VerifyReport
 
 if TYPE_CHECKING:
     from archivestream.dataset import ArchiveDataset
+    from archivestream.decoding import register_decoder
+    from archivestream.loader import ArchiveLoader, Padded
     from archivestream.packing import ShardPacker, TarZstPacker, ZipPacker, pack, repack
+    from archivestream.sampling import ArchiveSampler, OrderReport
 
 __all__ = [
     "Archive",
     "ArchiveChangedError",
     "ArchiveDataset",
     "ArchiveError",
+    "ArchiveLoader",
+    "ArchiveSampler",
     "ArchiveWarning",
+    "BackgroundIterator",
     "Batch",
+    "Cache",
+    "CacheStats",
     "CorruptArchiveError",
     "CudaUnavailableError",
     "EncryptedMemberError",
     "LimitExceededError",
     "Limits",
+    "LoaderStats",
     "Member",
     "MemberNotFoundError",
+    "OrderReport",
+    "Padded",
     "PendingBatch",
     "ShardPacker",
     "SourceError",
@@ -59,15 +73,20 @@ __all__ = [
     "VerifyReport",
     "ZipPacker",
     "__version__",
+    "background",
     "deflate",
     "open",
     "pack",
+    "register_decoder",
     "repack",
 ]
 
-# What needs an optional package, or what only those who write archives need: imported on first use.
+# What needs an optional package, or what not everybody needs: imported on first use.
 _LAZY = {
     "ArchiveDataset": "archivestream.dataset",
+    **dict.fromkeys(("ArchiveLoader", "Padded"), "archivestream.loader"),
+    "register_decoder": "archivestream.decoding",
+    **dict.fromkeys(("ArchiveSampler", "OrderReport"), "archivestream.sampling"),
     **dict.fromkeys(("ShardPacker", "TarZstPacker", "ZipPacker", "pack", "repack"), "archivestream.packing"),
 }
 

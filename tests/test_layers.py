@@ -29,6 +29,9 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         "reasons",
         "reader",
+        "shared_files",
+        "cache",
+        "cached_reader",
         "selection",
         "batch",
         "member_io",
@@ -38,10 +41,22 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "summary",
         "indexing",
         "session",
+        "placement",
         "archive",
     ),
     ("packing",),
-    ("decoding", "dataset"),
+    (
+        "decoding",
+        "labels",
+        "grouping",
+        "splitting",
+        "block_order",
+        "sharding",
+        "order_report",
+        "sampling",
+        "dataset",
+    ),
+    ("child_process", "background", "stats", "prefetch", "collating", "assembling", "loader"),
     ("__init__",),  # the public names; `dataset` among them on first use only
     ("cli", "__main__"),
 )
@@ -268,7 +283,10 @@ def test_every_public_name_is_there() -> None:
     ("missing", "code", "extra"),
     [
         ("torch", "archivestream.ArchiveDataset", "archivestream[torch]"),
-        ("PIL", "archivestream.decoding.decoder('image')", "archivestream[image]"),
+        ("PIL", "archivestream.decoding.find_decoder('image')", "archivestream[image]"),
+        ("PIL", "archivestream.decoding.find_decoder('pil')", "archivestream[image]"),
+        ("simplejpeg", "archivestream.decoding.find_decoder('image')", "archivestream[image]"),
+        ("soundfile", "archivestream.decoding.find_decoder('audio')(memoryview(b'fLaC'))", "archivestream[audio]"),
     ],
 )
 def test_a_missing_package_names_its_extra(missing: str, code: str, extra: str) -> None:
