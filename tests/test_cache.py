@@ -22,12 +22,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from samples import MAKERS, make_members, zip_of
 
 import archivestream
 from archivestream import Archive, Cache, CorruptArchiveError
 from archivestream._native.memberstore import MemberStore
 from archivestream._native.memberview import MemberView
-from tests.samples import MAKERS, make_members, zip_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from samples import make_members, zip_of
 
 import archivestream
 from archivestream import Archive, ArchiveWarning, Cache, shared_files
 from archivestream._native.sharedstore import SharedStore
-from tests.samples import make_members, zip_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
