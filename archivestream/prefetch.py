@@ -79,6 +79,7 @@ class Workers:
 
     def __init__(self, count: int, begin: Callable[[int], object] | None = None) -> None:
         self.process = os.getpid()
+        self.is_over = False  # the interpreter exits: what has not ended by now never will
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._idle: list[float] = [0.0] * count  # by thread, so that no two write to one place
         # Daemons, so that a job that never ends cannot keep the interpreter from exiting. They know the queue
@@ -115,6 +116,7 @@ class Workers:
                 self._jobs.put(None)
             else:
                 job.cancelled = True
+                job.done.put(job)
 
     def stop(self, timeout: float | None = None) -> None:
         """End the threads once they have done their jobs, and wait for that, or not longer than `timeout` seconds.
@@ -139,6 +141,7 @@ def _stop_all() -> None:
     for workers in list(_living):
         workers.call_off()
         workers.stop(_EXIT_SECONDS)
+        workers.is_over = True
 
 
 def _stop(jobs: SimpleQueue[_Job | None], count: int) -> None:
@@ -267,7 +270,8 @@ class Prefetcher(Iterator[_Result], Generic[_Item, _Result]):
             return
         for job in self._pending:
             job.cancelled = True
-        while not (self._stuck or _is_worker()) and not all(job.has_ended for job in self._pending):
+        waits = not (self._stuck or self._workers.is_over or _is_worker())
+        while waits and not all(job.has_ended for job in self._pending):
             with contextlib.suppress(Empty):  # that other thread may have taken it
                 self._done.get(timeout=_POLL).has_ended = True
         self._pending.clear()
