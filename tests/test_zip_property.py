@@ -209,7 +209,7 @@ def test_raw_names(raw_names: list[bytes], views: bool) -> None:
         assert archive[i] == b"%d" % i
         assert archive[raw] == last[raw]
         assert raw in archive
-        assert raw + b"?" not in archive
+        assert (raw + b"?" in archive) == (raw + b"?" in last)
 
 
 @pytest.mark.parametrize(
