@@ -541,7 +541,7 @@ class Archive(Sequence[bytes]):
             Threads that work on one batch; default: as many as of this archive.
         """
         check_threads(threads)
-        return Archive(self._shared.metered(threads), self._selection)
+        return Archive(self._shared.metered(threads), self._selection, self._ancestry)
 
     @property
     def counters(self) -> Counters:

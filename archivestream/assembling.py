@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -61,8 +61,8 @@ class Assembled:
         Those that are good, where batches may have to be made anew.
     batch : object
         The batch; None where samples are missing.
-    errors : list of (int, Exception)
-        Where a sample that was skipped stands in the order of the rank, and what was wrong with it.
+    errors : list of Exception
+        What was wrong with each sample that was skipped, in order.
     bytes : int
         Size of the members of the samples, decoded.
     """
@@ -71,7 +71,7 @@ class Assembled:
     end: int
     chunk: Chunk | None = None
     batch: Any = None
-    errors: list[tuple[int, Exception]] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
     bytes: int = 0
     times: Times = field(default_factory=Times)
 
@@ -138,8 +138,8 @@ class Assembler:
         chunk = self._make(indices, result.times, errors)
         if errors:
             chunk = self._settle(chunk, errors)
-        result.errors = [(order.begin + place, errors[place]) for place in sorted(errors)]
-        chunk = Chunk(chunk.data, chunk.lengths, chunk.targets, chunk.ordinals + order.begin)
+        result.errors = [errors[place] for place in sorted(errors)]
+        chunk = replace(chunk, ordinals=chunk.ordinals + order.begin)
         result.bytes = self._bytes(indices, chunk, errors)
         if not errors:
             result.batch = self.collate(chunk, result.times)
@@ -192,7 +192,7 @@ class Assembler:
             samples = [*chunk.data]
             for place, sample in replaced.items():
                 samples[place] = sample
-            chunk = Chunk(samples, None, chunk.targets, chunk.ordinals)
+            chunk = replace(chunk, data=samples)
         good = np.delete(np.arange(len(chunk)), [*errors])
         return chunk.take(good)
 

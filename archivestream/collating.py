@@ -82,17 +82,15 @@ class Chunk:
         """Put samples one after the other; of different kinds, they become a list."""
         if len(chunks) == 1:
             return chunks[0]
-        kinds = {
-            None if isinstance(c.data, list) else (c.data.dtype, c.lengths is None or c.data.shape[1:]) for c in chunks
-        }
-        padded = [c.lengths is not None for c in chunks]
-        if all(padded):
-            data: Any = _join_rows([np.asarray(c.data) for c in chunks])
-        elif len(kinds) == 1 and None not in kinds and len({np.shape(c.data)[1:] for c in chunks}) == 1:
-            data = np.concatenate([np.asarray(c.data) for c in chunks])
+        arrays = [c.data for c in chunks if not isinstance(c.data, list)]
+        padded = all(c.lengths is not None for c in chunks)
+        data: Any
+        if padded:
+            data = _join_rows(arrays)
+        elif len(arrays) == len(chunks) and len({(a.dtype, a.shape[1:]) for a in arrays}) == 1:
+            data = np.concatenate(arrays)
         else:
-            chunks = [c.listed() for c in chunks]
-            data = [sample for c in chunks for sample in c.data]
+            data = [sample for c in chunks for sample in c.listed().data]
         targets: Any = [c.targets for c in chunks]
         if targets[0] is None:
             targets = None
@@ -100,7 +98,7 @@ class Chunk:
             targets = [target for part in targets for target in part]
         else:
             targets = np.concatenate(targets)
-        lengths = np.concatenate([np.asarray(c.lengths) for c in chunks]) if all(padded) else None
+        lengths = np.concatenate([np.asarray(c.lengths) for c in chunks]) if padded else None
         return Chunk(data, lengths, targets, np.concatenate([c.ordinals for c in chunks]))
 
 

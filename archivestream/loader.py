@@ -5,22 +5,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import time
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
 from archivestream.archive import Archive
-from archivestream.assembling import Assembler, OnError, Order, Times, overrides
-from archivestream.collating import Chunk, Collator, Padded
+from archivestream.assembling import Assembler, OnError, Order, overrides
+from archivestream.collating import Collator, Padded
 from archivestream.dataset import ArchiveDataset
 from archivestream.errors import ArchiveWarning
+from archivestream.iteration import Delivered, Iteration
 from archivestream.prefetch import Prefetcher, Workers
 from archivestream.sampling import ArchiveSampler
 from archivestream.stats import LoaderStats
@@ -156,12 +152,7 @@ class ArchiveLoader:
             )
         if batch_sampler is not None and (sampler is not None or batch_size != 1 or drop_last):
             raise ValueError("a batch_sampler makes the batches: batch_size, sampler and drop_last do not go with it")
-        if (
-            sampler is not None
-            and batch_size is not None
-            and isinstance(sampler, ArchiveSampler)
-            and sampler.batch_size
-        ):
+        if batch_size is not None and _makes_batches(sampler):
             raise ValueError("this sampler makes batches: give it as batch_sampler")
         if generator is not None:
             import torch
@@ -195,8 +186,8 @@ class ArchiveLoader:
         self.sampler: Any = batch_sampler if batch_sampler is not None else sampler
         self._stats = LoaderStats(workers=num_workers)
         # The iteration belongs to whoever iterates: it ends when he drops it.
-        self._iteration: weakref.ref[_Iteration] | None = None
-        self._delivered: _Delivered | None = None
+        self._iteration: weakref.ref[Iteration] | None = None
+        self._delivered: Delivered | None = None
         self._workers: Workers | None = None
 
     def __len__(self) -> int:
@@ -209,11 +200,36 @@ class ArchiveLoader:
     def __iter__(self) -> Iterator[Any]:
         """Begin an iteration, and end the one before."""
         self._end()
-        if self.num_workers and (self._workers is None or self._workers.process != os.getpid()):
-            self._workers = Workers(self.num_workers, self.worker_init_fn)
+        workers = None
+        if self.num_workers:
+            if self._workers is None or self._workers.process != os.getpid():
+                self._workers = Workers(self.num_workers, self.worker_init_fn)
+            workers = self._workers
+        archive, dataset = _for_threads(self.dataset, None if workers is None else 1)
+        finish = _pin if self.pin_memory else None
+        assembler = Assembler(dataset, self._collator, self.on_error, finish, batched=self._batched)
         self._stats = LoaderStats(workers=self.num_workers)
-        self._delivered = _Delivered()
-        iteration = _Iteration(self, self._workers, self._stats, self._delivered)
+        with contextlib.suppress(TypeError):  # a sampler need not know
+            self._stats.expected_steps = len(self)
+        self._delivered = Delivered()
+        iteration = Iteration(
+            Prefetcher(
+                assembler,
+                _orders(self.sampler, self.batch_size, drop_last=self.drop_last),
+                workers,
+                ahead=max(1, self.num_workers * self.prefetch_factor),
+                in_order=self.in_order,
+                timeout=self.timeout,
+            ),
+            assembler,
+            archive=archive,
+            workers=workers,
+            stats=self._stats,
+            delivered=self._delivered,
+            drop_last=self.drop_last,
+            shared=isinstance(self.sampler, ArchiveSampler) and self.sampler.world_size > 1,
+            release=self._release,
+        )
         self._iteration = weakref.ref(iteration)
         return iteration
 
@@ -274,6 +290,11 @@ class ArchiveLoader:
         if iteration is not None:
             iteration.close()
 
+    def _release(self) -> None:
+        """End the threads with their iteration, unless they are kept for the next one."""
+        if not self.persistent_workers or (self._delivered is not None and self._delivered.stuck):
+            self._stop()
+
     def _stop(self) -> None:
         workers, self._workers = self._workers, None
         if workers is not None:
@@ -287,155 +308,6 @@ def _is_archive(source: Any) -> bool:
         return bool(source) and _is_archive(source[0])
     is_path = isinstance(source, str | os.PathLike | bytes | bytearray | memoryview)
     return is_path or isinstance(source, Archive) or (hasattr(source, "read") and not hasattr(source, "__getitem__"))
-
-
-@dataclass
-class _Delivered:
-    """What a loader knows of its last iteration, also when that is gone."""
-
-    samples: int = 0  # of the order of this rank, with those that were skipped
-    finished: bool = False
-    stuck: bool = False
-
-
-class _Iteration(Iterator[Any]):
-    """One pass over the samples. One thread at a time may ask for batches."""
-
-    def __init__(
-        self, loader: ArchiveLoader, workers: Workers | None, stats: LoaderStats, delivered: _Delivered
-    ) -> None:
-        self._loader = loader
-        self._workers = workers
-        self._stats = stats
-        self._delivered = delivered
-        self._archive, dataset = _for_threads(loader.dataset, None if workers is None else 1)
-        self._assembler = Assembler(
-            dataset,
-            loader._collator,
-            loader.on_error,
-            _pin if loader.pin_memory else None,
-            batched=loader._batched,
-        )
-        with contextlib.suppress(TypeError):  # a sampler need not know
-            stats.expected_steps = len(loader)
-        self._started = time.perf_counter()
-        self._idle = 0.0 if workers is None else workers.idle_seconds
-        self._times = Times()
-        self._closed = False
-        # Batches that are owed, and good samples to make them of, once one was skipped.
-        self._owed: deque[int] = deque()
-        self._carried: list[Chunk] = []
-        # The first good samples, for a rank that runs out of them before the others do.
-        self._spare: Chunk | None = None
-        self._shared = isinstance(loader.sampler, ArchiveSampler) and loader.sampler.world_size > 1
-        self._results = Prefetcher(
-            self._assembler,
-            _orders(loader.sampler, loader.batch_size, drop_last=loader.drop_last),
-            workers,
-            ahead=max(1, loader.num_workers * loader.prefetch_factor),
-            in_order=loader.in_order,
-            timeout=loader.timeout,
-        )
-
-    def __next__(self) -> Any:
-        """Return the next batch; raises what went wrong with it."""
-        if self._closed:
-            raise StopIteration
-        try:
-            batch = self._take()
-        except StopIteration:
-            self._delivered.finished = True
-            self.close()
-            raise
-        except TimeoutError:
-            self._delivered.stuck = True
-            raise
-        finally:
-            self._stats.seconds = time.perf_counter() - self._started
-        self._stats.steps += 1
-        self._stats.batches += 1
-        return batch
-
-    def _take(self) -> Any:
-        while not self._owed or sum(map(len, self._carried)) < self._owed[0]:
-            try:
-                result = next(self._results)
-            except StopIteration:
-                return self._take_last()
-            self._times.add(result.times)
-            self._stats.bytes += result.bytes
-            self._stats.skipped += [error for _, error in result.errors]
-            if self._shared and self._spare is None and result.chunk is not None and len(result.chunk):
-                self._spare = result.chunk.take(np.arange(len(result.chunk)))  # a copy: the batch is the caller's
-            if result.batch is not None and not self._carried:
-                return self._deliver(result.batch, result.size, result.end)
-            self._owed.append(result.size)
-            if result.chunk is not None and len(result.chunk):
-                self._carried.append(result.chunk)
-        return self._cut(self._owed.popleft())
-
-    def _cut(self, size: int) -> Any:
-        """Make a batch of the first of the samples that were carried over."""
-        chunk = Chunk.join(self._carried)
-        rest = chunk.take(slice(size, None))
-        self._carried = [rest] if len(rest) else []
-        chunk = chunk.take(slice(0, size))
-        batch = self._assembler.collate(chunk, self._times)
-        return self._deliver(batch, len(chunk), int(chunk.ordinals.max()) + 1)
-
-    def _deliver(self, batch: Any, size: int, end: int) -> Any:
-        self._stats.samples += size
-        self._delivered.samples = max(self._delivered.samples, end)
-        return batch
-
-    def _take_last(self) -> Any:
-        """Make do with what is left when samples were skipped."""
-        carried = sum(map(len, self._carried))
-        if self._stats.skipped and not self._stats.samples and not carried:
-            raise self._stats.skipped[0]
-        if self._spare is not None and self._owed and self._stats.steps < self._stats.expected_steps:
-            # Other ranks count on this step: samples come twice.
-            size = self._owed.popleft()
-            self._carried.append(self._spare.take(np.resize(np.arange(len(self._spare)), size - carried)))
-            self._stats.repeated += size - carried
-            return self._cut(size)
-        self._owed.clear()
-        if carried and not self._loader.drop_last:
-            return self._cut(carried)
-        raise StopIteration
-
-    def count(self) -> None:
-        """Bring the statistics up to date."""
-        stats, times = self._stats, self._times
-        stats.waiting_for_data = self._results.waited
-        if self._workers is not None:
-            stats.waiting_for_consumer = self._workers.idle_seconds - self._idle
-        stats.transform, stats.collate = times.transform, times.collate
-        if self._archive is None:
-            stats.decode = times.read + times.decode
-            return
-        counters = self._archive.counters
-        stats.fetch = min(counters.fetch_seconds, times.read)
-        stats.decode = times.read - stats.fetch + times.decode
-        if stats.bytes:
-            stats.read_amplification = counters.decoded_bytes / stats.bytes
-        if self._archive.cache is not None:
-            stats.cache = self._archive.cache.stats
-
-    def close(self) -> None:
-        """End the iteration: nothing more is made, and the threads end, unless they are kept for the next one."""
-        if self._closed:
-            return
-        self._closed = True
-        self.count()
-        self._results.close()
-        self._carried.clear()
-        if not self._loader.persistent_workers or self._delivered.stuck:
-            self._loader._stop()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_results"):
-            self.close()
 
 
 def _for_threads(dataset: Any, threads: int | None) -> tuple[Archive | None, Any]:
@@ -452,7 +324,7 @@ def _orders(sampler: Any, batch_size: int | None, *, drop_last: bool) -> Iterato
     begin = 0
     if batch_size is None or _makes_batches(sampler):
         for item in sampler:
-            indices = [*item] if _makes_batches(sampler) or hasattr(item, "__len__") else [item]
+            indices = [*item] if hasattr(item, "__len__") else [item]
             yield Order(indices, begin)
             begin += len(indices)
         return

@@ -72,8 +72,8 @@ class LoaderStats:
         The error of each sample that was left out.
     repeated : int
         Samples that came twice so that all ranks make the same number of steps.
-    steps, expected_steps : int
-        Batches that this rank has delivered, and those of the whole iteration.
+    expected_steps : int
+        Batches of the whole iteration, on this rank; 0 where that is not known.
     """
 
     samples: int = 0
@@ -91,7 +91,6 @@ class LoaderStats:
     read_amplification: float | None = None
     skipped: list[Exception] = field(default_factory=list)
     repeated: int = 0
-    steps: int = 0
     expected_steps: int = 0
 
     @property
@@ -148,8 +147,8 @@ class LoaderStats:
             lines.append(f"  skipped: {_count(len(self.skipped), 'sample')}, the first: {self.skipped[0]}")
         if self.repeated:
             lines.append(f"  repeated: {_count(self.repeated, 'sample')}")
-        if self.expected_steps and self.steps != self.expected_steps:
-            lines.append(f"  steps: {self.steps:,} of {self.expected_steps:,}")
+        if self.expected_steps and self.batches != self.expected_steps:
+            lines.append(f"  steps: {self.batches:,} of {self.expected_steps:,}")
         return "\n".join([*lines, self.advice])
 
 

@@ -56,7 +56,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "sampling",
         "dataset",
     ),
-    ("child_process", "background", "stats", "prefetch", "collating", "assembling", "loader"),
+    ("child_process", "background", "stats", "prefetch", "collating", "assembling", "iteration", "loader"),
     ("__init__",),  # the public names; `dataset` among them on first use only
     ("cli", "__main__"),
 )

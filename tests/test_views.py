@@ -125,6 +125,7 @@ def test_ancestry(path: Path) -> None:
     steps = (str(path), "select '*/*'", "select [2:]", "select 9 of 58", "select [:3:2]", "select 1 of 2")
     assert view.ancestry == steps
     assert pickle.loads(pickle.dumps(view)).ancestry == steps
+    assert view.metered(1).ancestry == steps
     assert (archive[:1] + archive).ancestry == (f"{path} > select [:1] + {path}",)
 
 
