@@ -31,14 +31,16 @@ from archivestream.errors import (
 )
 from archivestream.limits import Limits
 from archivestream.members import Member
-from archivestream.stats import LoaderStats
+from archivestream.stats import LoaderStats, TransferStats
 from archivestream.summary import Summary
 from archivestream.verification import VerifyReport
 
 if TYPE_CHECKING:
+    from archivestream.collating import Packed, Padded
     from archivestream.dataset import ArchiveDataset
     from archivestream.decoding import register_decoder
-    from archivestream.loader import ArchiveLoader, Padded
+    from archivestream.finishing import Normalize
+    from archivestream.loader import ArchiveLoader
     from archivestream.packing import ShardPacker, TarZstPacker, ZipPacker, pack, repack
     from archivestream.sampling import ArchiveSampler, OrderReport
 
@@ -62,13 +64,16 @@ __all__ = [
     "LoaderStats",
     "Member",
     "MemberNotFoundError",
+    "Normalize",
     "OrderReport",
+    "Packed",
     "Padded",
     "PendingBatch",
     "ShardPacker",
     "SourceError",
     "Summary",
     "TarZstPacker",
+    "TransferStats",
     "UnsupportedFeatureError",
     "VerifyReport",
     "ZipPacker",
@@ -84,7 +89,9 @@ __all__ = [
 # What needs an optional package, or what not everybody needs: imported on first use.
 _LAZY = {
     "ArchiveDataset": "archivestream.dataset",
-    **dict.fromkeys(("ArchiveLoader", "Padded"), "archivestream.loader"),
+    "ArchiveLoader": "archivestream.loader",
+    "Normalize": "archivestream.finishing",
+    **dict.fromkeys(("Packed", "Padded"), "archivestream.collating"),
     "register_decoder": "archivestream.decoding",
     **dict.fromkeys(("ArchiveSampler", "OrderReport"), "archivestream.sampling"),
     **dict.fromkeys(("ShardPacker", "TarZstPacker", "ZipPacker", "pack", "repack"), "archivestream.packing"),

@@ -25,6 +25,7 @@ from archivestream.limits import Limits
 from archivestream.member_io import open_member
 from archivestream.members import Member
 from archivestream.placement import Placement
+from archivestream.reader import Allocate
 from archivestream.selection import Key, Keys, Names, Selection, describe_selection
 from archivestream.session import (
     DEFAULT_CACHE,
@@ -263,7 +264,11 @@ class Archive(Sequence[bytes]):
         return Batch(*self._shared.reader.read_batch(self._selection.members(keys), as_bytes(out), errors))
 
     def read_padded(
-        self, keys: Keys, out: NDArray[np.uint8] | None = None, *, errors: dict[int, Exception] | None = None
+        self,
+        keys: Keys,
+        out: NDArray[np.uint8] | Allocate | None = None,
+        *,
+        errors: dict[int, Exception] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the bytes of each member in a row of its own, with zeros behind them: one native call, all threads.
 
@@ -271,8 +276,9 @@ class Archive(Sequence[bytes]):
         ----------
         keys : iterable of keys, or array of positions
             As for `read_many`.
-        out : ndarray of uint8, shape (n, width), optional
-            C-contiguous, writable, and as wide as the longest member or wider.
+        out : ndarray of uint8, shape (n, width), or callable, optional
+            C-contiguous, writable, and as wide as the longest member or wider. A callable is asked once for so many
+            bytes as are needed, and returns memory: an array of uint8 with one dimension.
         errors : dict, optional
             As for `read_many`; the row of a bad member is zero.
 
@@ -293,6 +299,44 @@ class Archive(Sequence[bytes]):
             As `read`, for the first member that is bad, without `errors`.
         """
         return self._shared.reader.read_padded(self._selection.members(keys), as_rows(out), errors)
+
+    def read_packed(
+        self,
+        keys: Keys,
+        out: Allocate | None = None,
+        *,
+        align: int = 16,
+        errors: dict[int, Exception] | None = None,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the bytes of some members one after the other, each aligned: one native call, all threads.
+
+        Parameters
+        ----------
+        keys : iterable of keys, or array of positions
+            As for `read_many`.
+        out : callable, optional
+            As for `read_padded`.
+        align : int
+            Each member begins at a multiple of so many bytes, with zeros behind the one before. The default is what
+            the widest load of a GPU takes.
+        errors : dict, optional
+            As for `read_many`; the bytes of a bad member are zero.
+
+        Returns
+        -------
+        data : ndarray of uint8, shape (total,)
+            Decoded straight to their places.
+        offsets, lengths : ndarray of int64, shape (n,)
+            Member i is ``data[offsets[i]:offsets[i] + lengths[i]]``; the length of a bad one is 0.
+
+        Raises
+        ------
+        ValueError, TypeError, MemoryError, ArchiveError
+            As `read_padded`.
+        """
+        if align < 1:
+            raise ValueError(f"align must be 1 or more bytes, not {align}")
+        return self._shared.reader.read_packed(self._selection.members(keys), out, align, errors)
 
     def submit(self, keys: Keys, out: Any = None) -> PendingBatch:
         """Begin a `read_batch` in the background and return at once.
@@ -316,7 +360,7 @@ class Archive(Sequence[bytes]):
         return PendingBatch(self._shared.reader.submit(self._selection.members(keys), as_bytes(out)))
 
     def read_arrays(
-        self, keys: Keys, out: NDArray[Any] | None = None, *, errors: dict[int, Exception] | None = None
+        self, keys: Keys, out: NDArray[Any] | Allocate | None = None, *, errors: dict[int, Exception] | None = None
     ) -> NDArray[Any]:
         """Return ``.npy`` members of one shape and type as one array, decoded to their places in it.
 
@@ -324,8 +368,8 @@ class Archive(Sequence[bytes]):
         ----------
         keys : iterable of keys, or array of positions
             As for `read_many`.
-        out : ndarray of shape (n, *shape), optional
-            C-contiguous and writable, of the type of the members.
+        out : ndarray of shape (n, *shape), or callable, optional
+            C-contiguous and writable, of the type of the members. A callable as for `read_padded`.
         errors : dict, optional
             As for `read_many`, also for members whose shape or type is not that of the first good one; what the array
             holds at the place of a bad member is undefined.

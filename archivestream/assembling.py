@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,57 @@ from numpy.typing import NDArray
 from archivestream.collating import Chunk, Collator
 from archivestream.dataset import ArchiveDataset
 from archivestream.decoding import ArrayDecoder, NumpyDecoder
-from archivestream.reader import empty_bytes, without_frames
+from archivestream.orders import Order
+from archivestream.reader import Allocate, empty_bytes, without_frames
 
-__all__ = ["Assembled", "Assembler", "OnError", "Order", "Times", "overrides"]
+__all__ = ["Assembled", "Assembler", "HostMemory", "Memory", "OnError", "Times", "overrides"]
 
 OnError: TypeAlias = Callable[[Exception], Any]
 # From the numbers of samples to samples; what it takes and what is bad, by place, is noted in the others.
-_Way: TypeAlias = Callable[[NDArray[np.int64], "Times", dict[int, Exception]], Chunk]
+_Way: TypeAlias = Callable[[NDArray[np.int64], Allocate, "Times", dict[int, Exception]], Chunk]
+
+
+# Bytes of each sample besides its own: a label, an offset and a length, and what aligns it.
+_BESIDES = 64
+_DRAWN = 1 << 20  # samples at most that are drawn to estimate what a batch takes
+
+
+class Memory(Protocol):
+    """What a batch is made in."""
+
+    def allocate(self, size: int) -> NDArray[np.uint8]:
+        """Return the next so many bytes, not initialised and aligned for any type."""
+        ...
+
+    def lay(self, batch: Any) -> Any:
+        """Return the batch as its consumer takes it."""
+        ...
+
+    def release(self) -> None:
+        """Give the memory back: no batch comes of it."""
+        ...
+
+
+class HostMemory:
+    """Memory of the process, as it comes.
+
+    Parameters
+    ----------
+    finish : callable, optional
+        Applied to each batch.
+    """
+
+    allocate = staticmethod(empty_bytes)
+
+    def __init__(self, finish: Callable[[Any], Any] | None = None) -> None:
+        self._finish = finish
+
+    def lay(self, batch: Any) -> Any:
+        """Return the batch as it is, or finished."""
+        return batch if self._finish is None else self._finish(batch)
+
+    def release(self) -> None:
+        """Do nothing: it goes when nothing refers to it."""
 
 
 @dataclass
@@ -37,14 +82,6 @@ class Times:
         self.decode += other.decode
         self.transform += other.transform
         self.collate += other.collate
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is asked for: some samples, and where the first of them stands in the order of this rank."""
-
-    indices: Sequence[int]
-    begin: int
 
 
 @dataclass
@@ -88,8 +125,8 @@ class Assembler:
         Makes a batch of samples.
     on_error : "raise", "skip" or callable
         As `archivestream.ArchiveLoader` has it.
-    finish : callable
-        Applied to each batch.
+    memory : callable
+        Returns the memory for another batch.
     batched : bool
         Whether what is asked for becomes a batch; else it is one sample, which stays as it is.
     """
@@ -99,14 +136,14 @@ class Assembler:
         dataset: Any,
         collator: Collator,
         on_error: str | OnError,
-        finish: Callable[[Any], Any] | None = None,
+        memory: Callable[[], Memory] = HostMemory,
         *,
         batched: bool = True,
     ) -> None:
         self._dataset = dataset
         self._collator = collator
         self._on_error = on_error
-        self._finish = finish
+        self._memory = memory
         self._batched = batched
         self._make = self._way()
 
@@ -124,39 +161,70 @@ class Assembler:
             return self._decode_each
         if dataset.decode is None and self._collator.how in (None, "pad"):
             return self._read_padded
+        if dataset.decode is None and self._collator.packs:
+            return self._read_packed
         if self._collator.how is None and isinstance(dataset.decode, NumpyDecoder):
             return self._read_arrays
         if self._collator.how is None and isinstance(dataset.decode, ArrayDecoder):
             return self._decode_into
         return self._decode_each
 
+    def expected_bytes(self, batch_size: int) -> int:
+        """Estimate what a batch takes, in bytes, from the index and one member; 0 where that does not tell."""
+        if self._make in (self._ask_dataset, self._decode_each) or not len(self._dataset):
+            return 0
+        batch_size = min(batch_size, len(self._dataset))
+        if self._make == self._decode_into:
+            decoder: ArrayDecoder = self._dataset.decode
+            try:
+                shape, dtype = decoder.shape(memoryview(self._dataset.archive.read(0)))
+            except Exception:  # whatever is wrong with it: it is raised in its batch
+                return 0
+            return batch_size * math.prod(shape) * np.dtype(dtype).itemsize
+        sizes = self._dataset.archive.sizes.astype(np.float64)  # they may be anything
+        # Nine batches of ten, in the order of the archive and at random; more is taken where one needs it.
+        draws = np.random.default_rng(0).integers(len(sizes), size=(min(64, 1 + _DRAWN // batch_size), batch_size))
+        whole = sizes[: len(sizes) // batch_size * batch_size].reshape(-1, batch_size)
+        batches = [
+            rows.sum(axis=1) if self._make == self._read_packed else rows.max(axis=1) * batch_size
+            for rows in (sizes[draws], whole)
+        ]
+        return int(max(np.quantile(each, 0.9) for each in batches)) + _BESIDES * batch_size
+
     def __call__(self, order: Order) -> Assembled:
         """Make a batch, or say what is missing from it. Raises the error of the first bad sample, if it is to raise."""
+        memory = self._memory()
+        try:
+            return self._assemble(order, memory)
+        except BaseException:
+            memory.release()  # who keeps the exception keeps its frames, and what they refer to
+            raise
+
+    def _assemble(self, order: Order, memory: Memory) -> Assembled:
         indices = np.asarray(order.indices, np.int64)
         result = Assembled(len(indices), order.begin + len(indices))
         errors: dict[int, Exception] = {}
-        chunk = self._make(indices, result.times, errors)
+        chunk = self._make(indices, memory.allocate, result.times, errors)
         if errors:
             chunk = self._settle(chunk, errors)
         result.errors = [errors[place] for place in sorted(errors)]
         chunk = replace(chunk, ordinals=chunk.ordinals + order.begin)
         result.bytes = self._bytes(indices, chunk, errors)
         if not errors:
-            result.batch = self.collate(chunk, result.times)
+            result.batch = self.collate(chunk, result.times, memory)
         if self._on_error != "raise":
             result.chunk = chunk
         return result
 
-    def collate(self, chunk: Chunk, times: Times) -> Any:
-        """Make a batch of samples."""
+    def collate(self, chunk: Chunk, times: Times, memory: Memory | None = None) -> Any:
+        """Make a batch of samples, in the memory where they are, if that is known."""
         started = time.perf_counter()
         if self._batched:
             batch = self._collator(chunk)
         else:
             (sample,) = chunk.data
             batch = sample if chunk.targets is None else (sample, chunk.targets[0])
-        if self._finish is not None:
-            batch = self._finish(batch)
+        batch = (memory or self._memory()).lay(batch)
         times.collate += time.perf_counter() - started
         return batch
 
@@ -196,7 +264,9 @@ class Assembler:
         good = np.delete(np.arange(len(chunk)), [*errors])
         return chunk.take(good)
 
-    def _ask_dataset(self, indices: NDArray[np.int64], times: Times, errors: dict[int, Exception]) -> Chunk:
+    def _ask_dataset(
+        self, indices: NDArray[np.int64], allocate: Allocate, times: Times, errors: dict[int, Exception]
+    ) -> Chunk:
         """Have the dataset make its samples; it alone knows what of that is reading."""
         started = time.perf_counter()
         keys = indices.tolist()
@@ -237,21 +307,35 @@ class Assembler:
         times.transform += time.perf_counter() - started
         return found
 
-    def _read_padded(self, indices: NDArray[np.int64], times: Times, errors: dict[int, Exception]) -> Chunk:
+    def _read_padded(
+        self, indices: NDArray[np.int64], allocate: Allocate, times: Times, errors: dict[int, Exception]
+    ) -> Chunk:
         started = time.perf_counter()
-        rows, lengths = self._dataset.archive.read_padded(indices, errors=errors)
+        rows, lengths = self._dataset.archive.read_padded(indices, allocate, errors=errors)
         times.read += time.perf_counter() - started
         return Chunk(rows, lengths, self._targets(indices, times, errors), np.arange(len(indices)))
 
-    def _read_arrays(self, indices: NDArray[np.int64], times: Times, errors: dict[int, Exception]) -> Chunk:
+    def _read_packed(
+        self, indices: NDArray[np.int64], allocate: Allocate, times: Times, errors: dict[int, Exception]
+    ) -> Chunk:
+        started = time.perf_counter()
+        data, offsets, lengths = self._dataset.archive.read_packed(indices, allocate, errors=errors)
+        times.read += time.perf_counter() - started
+        return Chunk(data, lengths, self._targets(indices, times, errors), np.arange(len(indices)), offsets)
+
+    def _read_arrays(
+        self, indices: NDArray[np.int64], allocate: Allocate, times: Times, errors: dict[int, Exception]
+    ) -> Chunk:
         started = time.perf_counter()
         try:
-            rows = self._dataset.archive.read_arrays(indices, errors=errors)
+            rows = self._dataset.archive.read_arrays(indices, allocate, errors=errors)
         finally:
             times.read += time.perf_counter() - started
         return Chunk(rows, None, self._targets(indices, times, errors), np.arange(len(indices)))
 
-    def _decode_into(self, indices: NDArray[np.int64], times: Times, errors: dict[int, Exception]) -> Chunk:
+    def _decode_into(
+        self, indices: NDArray[np.int64], allocate: Allocate, times: Times, errors: dict[int, Exception]
+    ) -> Chunk:
         """Decode each member to its place in one array, as long as they are of one shape."""
         started = time.perf_counter()
         members = self._dataset.archive.read_many(indices, errors=errors)
@@ -267,8 +351,8 @@ class Assembler:
             try:
                 if rows is None:
                     shape, dtype = decoder.shape(view)
-                    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-                    rows = empty_bytes(len(members) * size).view(dtype).reshape(len(members), *shape)
+                    size = math.prod(shape) * np.dtype(dtype).itemsize
+                    rows = allocate(len(members) * size).view(dtype).reshape(len(members), *shape)
                 decoder.into(view, rows[place])
                 continue
             except Exception:  # damaged, or of another shape: the dataset decodes it once more, and says what is wrong
@@ -290,7 +374,9 @@ class Assembler:
                 rows[place] = array
         return Chunk(data_, None, self._targets(indices, times, errors), np.arange(len(indices)))
 
-    def _decode_each(self, indices: NDArray[np.int64], times: Times, errors: dict[int, Exception]) -> Chunk:
+    def _decode_each(
+        self, indices: NDArray[np.int64], allocate: Allocate, times: Times, errors: dict[int, Exception]
+    ) -> Chunk:
         """Decode and transform the samples one by one."""
         dataset = self._dataset
         started = time.perf_counter()

@@ -99,16 +99,16 @@ def as_bytes(out: Any) -> NDArray[np.uint8] | None:
     return np.frombuffer(view, np.uint8) if view.nbytes else np.empty(0, np.uint8)
 
 
-def as_rows(out: Any) -> NDArray[np.uint8] | None:
-    """Check the caller's memory for rows of bytes.
+def as_rows(out: Any) -> Any:
+    """Check the caller's memory for rows of bytes; what makes some is checked when it has.
 
     Raises
     ------
     ValueError, TypeError
         If it is read-only, or no contiguous array of such.
     """
-    if out is None:
-        return None
+    if out is None or callable(out):
+        return out
     if not isinstance(out, np.ndarray) or out.dtype != np.uint8 or out.ndim != 2 or not out.flags.c_contiguous:
         raise TypeError("out must be a C-contiguous array of uint8 with two dimensions")
     if not out.flags.writeable:

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from archivestream._native.buffers import clear_tails
 from archivestream._native.columns import Layout
 from archivestream._native.memberview import MemberLookup, MemberView
 from archivestream.cache import Claim, MembersOfArchive
@@ -127,40 +126,18 @@ class CachedReader(MemberReader):
         self._serve(members, look, load, errors)
         return result
 
-    def read_batch(
-        self, members: MemberIds, out: _Bytes | None, errors: _Errors | None = None
-    ) -> tuple[_Bytes, MemberIds]:
-        """Return the bytes of some members, one after the other: as `MemberReader.read_batch`."""
-        data, offsets = self._room(members, out, may_refuse=errors is not None)
-        self._read_to(members, data, offsets[:-1], errors)
-        return data, offsets
-
-    def read_padded(
-        self, members: MemberIds, out: _Bytes | None, errors: _Errors | None = None
-    ) -> tuple[_Bytes, MemberIds]:
-        """Return the bytes of each member in a row of its own: as `MemberReader.read_padded`."""
-        rows, lengths = self._rows(members, out, may_refuse=errors is not None)
-        bad: _Errors = {}
-        self._read_to(members, rows.reshape(-1), np.arange(len(rows)) * rows.shape[1], None if errors is None else bad)
-        if errors is not None:
-            errors.update(bad)
-            lengths[list(bad)] = 0
-        clear_tails(rows, lengths)
-        return rows, lengths
-
-    def _read_to(self, members: MemberIds, data: _Bytes, targets: MemberIds, errors: _Errors | None) -> None:
-        """Read each member to its place in the memory of a batch."""
+    def _read_to(self, members: MemberIds, data: _Bytes, starts: MemberIds, errors: _Errors | None) -> None:
+        """Read each member to its place in the memory of a batch: as `MemberReader._read_to`."""
+        read = super()._read_to
 
         def look(chosen: MemberIds, places: MemberIds, absent: MemberIds) -> int:
-            return self.cached.copy(chosen, data, targets[places], absent)
+            return self.cached.copy(chosen, data, starts[places], absent)
 
         def load(chosen: MemberIds, places: MemberIds, claim: Claim, bad: _Errors | None) -> None:
-            starts = targets[places]
-            fetched, fetch = self._fetch(chosen)
-            failures = self._native.read_into(chosen, data, starts, fetched, fetch)
-            self._settle(failures, fetched, placer(data, starts), bad)
-            starts[list(bad or ())] = _FAILED
-            claim.store_from(data, starts, self.index["size"][chosen])
+            read(chosen, data, starts[places], bad)
+            kept = starts[places]
+            kept[list(bad or ())] = _FAILED
+            claim.store_from(data, kept, self.index["size"][chosen])
 
         self._serve(members, look, load, errors)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from array import array as plain_array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from archivestream.tensors import as_tensor
 
 try:
     import torch
@@ -16,7 +19,9 @@ try:
 except ImportError as error:
     raise ImportError("ArchiveLoader needs PyTorch: pip install 'archivestream[torch]'") from error
 
-__all__ = ["Chunk", "Collator", "Padded"]
+__all__ = ["Chunk", "Collator", "Packed", "Padded"]
+
+_ALIGNMENT = 16  # bytes, of each member of a `Packed`: what the widest load of a GPU takes
 
 
 class Padded(NamedTuple):
@@ -34,6 +39,45 @@ class Padded(NamedTuple):
     lengths: torch.Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Packed(Sequence[Any]):
+    """Bytes of different sizes, one after the other in one tensor.
+
+    A sequence of its members: each is a view of `data`, with no copy, and asking for it does not wait for the device.
+
+    Attributes
+    ----------
+    data : Tensor of uint8, shape (total,)
+        Each member begins at a multiple of 16 bytes, with zeros behind the one before.
+    offsets, lengths : Tensor of int64, shape (n,)
+        Member i is ``data[offsets[i]:offsets[i] + lengths[i]]``.
+    """
+
+    data: torch.Tensor
+    offsets: torch.Tensor
+    lengths: torch.Tensor
+    _bounds: plain_array[int] = field(repr=False)  # begins and ends, on the host wherever the tensors are
+
+    @classmethod
+    def of(cls, data: NDArray[np.uint8], offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> Packed:
+        """Make it of arrays, in the same memory."""
+        bounds = plain_array("q", np.stack([offsets, offsets + lengths], axis=1).tobytes())
+        return cls(as_tensor(data), torch.from_numpy(offsets), torch.from_numpy(lengths), bounds)
+
+    def __len__(self) -> int:
+        return len(self._bounds) // 2
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[torch.Tensor]: ...
+    def __getitem__(self, index: int | slice) -> torch.Tensor | list[torch.Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        return self.data[self._bounds[2 * place] : self._bounds[2 * place + 1]]
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Samples that are no batch yet.
@@ -44,6 +88,8 @@ class Chunk:
         The samples: rows of one array where they are of one kind, or objects.
     lengths : ndarray of int64 or None
         How much of each row is the sample, where rows are padded.
+    offsets : ndarray of int64 or None
+        Where each sample begins, with as many bytes as `lengths` says, where `data` are all of their bytes.
     targets : ndarray, list or None
         Their labels.
     ordinals : ndarray of int64
@@ -54,12 +100,15 @@ class Chunk:
     lengths: NDArray[np.int64] | None
     targets: NDArray[Any] | list[Any] | None
     ordinals: NDArray[np.int64]
+    offsets: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ordinals)
 
     def take(self, places: NDArray[np.int64] | slice) -> Chunk:
-        """Return some of the samples; a slice copies nothing."""
+        """Return some of the samples; a slice copies nothing, but of bytes one after the other."""
+        if self.offsets is not None:
+            return self.listed().take(places)
 
         def some(values: Any) -> Any:
             if isinstance(values, list):
@@ -74,6 +123,10 @@ class Chunk:
             return self
         if self.lengths is None:
             return replace(self, data=[*self.data])
+        if self.offsets is not None:
+            bounds = zip(self.offsets.tolist(), self.lengths.tolist(), strict=True)
+            parts = [self.data[begin : begin + size].tobytes() for begin, size in bounds]
+            return replace(self, data=parts, lengths=None, offsets=None)
         rows = [row[:size].tobytes() for row, size in zip(self.data, self.lengths.tolist(), strict=True)]
         return replace(self, data=rows, lengths=None)
 
@@ -82,6 +135,7 @@ class Chunk:
         """Put samples one after the other; of different kinds, they become a list."""
         if len(chunks) == 1:
             return chunks[0]
+        chunks = [chunk if chunk.offsets is None else chunk.listed() for chunk in chunks]
         arrays = [c.data for c in chunks if not isinstance(c.data, list)]
         padded = all(c.lengths is not None for c in chunks)
         data: Any
@@ -116,14 +170,22 @@ class Collator:
 
     Parameters
     ----------
-    how : {"pad", "list"}, callable or None
+    how : {"pad", "packed", "list"}, callable or None
         As `archivestream.ArchiveLoader` has it.
+    on_device : bool
+        Whether batches go to a device: then bytes in a list become tensors, which are views of one.
     """
 
-    def __init__(self, how: str | Callable[[list[Any]], Any] | None) -> None:
-        if how not in (None, "pad", "list") and not callable(how):
-            raise ValueError(f"collate_fn must be 'pad', 'list', a callable or None, not {how!r}")
+    def __init__(self, how: str | Callable[[list[Any]], Any] | None, *, on_device: bool = False) -> None:
+        if how not in (None, "pad", "packed", "list") and not callable(how):
+            raise ValueError(f"collate_fn must be 'pad', 'packed', 'list', a callable or None, not {how!r}")
         self.how = how
+        self._on_device = on_device
+
+    @property
+    def packs(self) -> bool:
+        """Whether bytes are wanted one after the other."""
+        return self.how == "packed" or (self.how == "list" and self._on_device)
 
     def __call__(self, chunk: Chunk) -> Any:
         """Make a batch: of the samples, or, where there are labels, (samples, labels)."""
@@ -140,6 +202,10 @@ class Collator:
         return batch, torch.from_numpy(chunk.targets)
 
     def _samples(self, chunk: Chunk) -> Any:
+        if self.how == "packed":
+            return _pack(chunk)
+        if chunk.offsets is not None:
+            return [*_pack(chunk)]
         if chunk.lengths is not None:
             rows, longest = np.asarray(chunk.data), int(chunk.lengths.max(initial=0))
             if rows.shape[1] > longest:  # a longer one is not among them any more
@@ -148,17 +214,29 @@ class Collator:
         if not isinstance(chunk.data, list):
             return as_tensor(chunk.data)
         if self.how == "list":
-            return [default_convert(sample) for sample in chunk.data]  # type: ignore[no-untyped-call]
+            return [self._convert(sample) for sample in chunk.data]
         return _collate(chunk.data, _PADDING if self.how == "pad" else _DEFAULT)
 
+    def _convert(self, sample: Any) -> Any:
+        if self._on_device and isinstance(sample, bytes | bytearray | memoryview):
+            return as_tensor(np.frombuffer(sample, np.uint8))
+        return default_convert(sample)  # type: ignore[no-untyped-call]
 
-def as_tensor(array: NDArray[Any]) -> torch.Tensor:
-    """Make a tensor of an array, in the same memory where PyTorch can have it."""
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        array = array.copy()
-    return torch.from_numpy(array)
+
+def _pack(chunk: Chunk) -> Packed:
+    data, offsets, lengths = chunk.data, chunk.offsets, chunk.lengths
+    if offsets is None or lengths is None:
+        try:
+            parts = [np.frombuffer(sample, np.uint8) for sample in chunk.listed().data]
+        except (TypeError, ValueError, BufferError) as error:
+            raise TypeError(f"collate_fn='packed' is for bytes: {error}") from error
+        lengths = np.array([part.size for part in parts], np.int64)
+        room = -(-lengths // _ALIGNMENT) * _ALIGNMENT
+        offsets = np.cumsum(room) - room
+        data = np.zeros(int(room.sum()), np.uint8)
+        for part, begin in zip(parts, offsets.tolist(), strict=True):
+            data[begin : begin + part.size] = part
+    return Packed.of(np.asarray(data), offsets, lengths)
 
 
 def _collate(samples: list[Any], rules: dict[Any, Any]) -> Any:

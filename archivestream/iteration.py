@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from archivestream.archive import Archive
-from archivestream.assembling import Assembled, Assembler, Order, Times
+from archivestream.assembling import Assembled, Assembler, Times
 from archivestream.collating import Chunk
+from archivestream.cuda import Staged, Transfer
+from archivestream.orders import Order
 from archivestream.prefetch import Prefetcher, Workers
 from archivestream.stats import LoaderStats
 
@@ -33,10 +35,12 @@ class Iteration(Iterator[Any]):
 
     Parameters
     ----------
-    results : Prefetcher
+    results : Prefetcher or Staged
         What becomes of each order, in turn.
     assembler : Assembler
         Makes them, and batches of samples that were carried over.
+    transfer : Transfer or None
+        Brings batches to a device.
     archive : Archive or None
         Counts what reading costs, where that is known.
     workers : Workers or None
@@ -55,9 +59,10 @@ class Iteration(Iterator[Any]):
 
     def __init__(
         self,
-        results: Prefetcher[Order, Assembled],
+        results: Prefetcher[Order, Assembled] | Staged,
         assembler: Assembler,
         *,
+        transfer: Transfer | None,
         archive: Archive | None,
         workers: Workers | None,
         stats: LoaderStats,
@@ -68,6 +73,7 @@ class Iteration(Iterator[Any]):
     ) -> None:
         self._results = results
         self._assembler = assembler
+        self._transfer = transfer
         self._archive = archive
         self._workers = workers
         self._stats = stats
@@ -114,7 +120,7 @@ class Iteration(Iterator[Any]):
             self._stats.skipped += result.errors
             if self._shared and self._spare is None and result.chunk is not None and len(result.chunk):
                 self._spare = result.chunk.take(np.arange(len(result.chunk)))  # a copy: the batch is the caller's
-            if result.batch is not None and not self._carried:
+            if not result.errors and not self._carried:
                 return self._deliver(result.batch, result.size, result.end)
             self._owed.append(result.size)
             if result.chunk is not None and len(result.chunk):
@@ -131,6 +137,8 @@ class Iteration(Iterator[Any]):
         return self._deliver(batch, len(chunk), int(chunk.ordinals.max()) + 1)
 
     def _deliver(self, batch: Any, size: int, end: int) -> Any:
+        if self._transfer is not None:
+            batch = self._transfer.arrive(batch)
         self._stats.samples += size
         self._delivered.samples = max(self._delivered.samples, end)
         return batch

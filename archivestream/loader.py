@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import warnings
 import weakref
@@ -12,19 +11,33 @@ from copy import copy
 from typing import Any, Literal, TypeAlias
 
 from archivestream.archive import Archive
-from archivestream.assembling import Assembler, OnError, Order, overrides
-from archivestream.collating import Collator, Padded
-from archivestream.dataset import ArchiveDataset
+from archivestream.devices import choose_device
 from archivestream.errors import ArchiveWarning
-from archivestream.iteration import Delivered, Iteration
+from archivestream.orders import makes_batches, orders
 from archivestream.prefetch import Prefetcher, Workers
 from archivestream.sampling import ArchiveSampler
 from archivestream.stats import LoaderStats
 from archivestream.threads import MOST_THREADS, processors
 
-__all__ = ["ArchiveLoader", "Padded"]
+try:
+    from archivestream.assembling import Assembler, HostMemory, Memory, OnError, overrides
+    from archivestream.collating import Collator
+    from archivestream.cuda import Keep, PinnedSlot, Staged, Transfer
+    from archivestream.dataset import ArchiveDataset
+    from archivestream.finishing import Finish, finish_samples
+    from archivestream.iteration import Delivered, Iteration
+    from archivestream.tensors import array_as_tensor, map_leaves
+except ImportError as error:  # PyTorch is not there; a loader that is asked for CUDA says that in its own way
+    _missing: ImportError | None = error
+else:
+    _missing = None
+
+__all__ = ["ArchiveLoader"]
 
 Shuffle: TypeAlias = bool | Literal["global", "block"]
+
+# What a forked process has from its parent, and must not free: to do that, it would have to speak to CUDA.
+_of_parents: list[object] = []
 
 
 class ArchiveLoader:
@@ -47,14 +60,15 @@ class ArchiveLoader:
         resumed.
     num_workers : int, optional
         How many threads; default: as many as there are processors. 0 makes each batch when it is asked for.
-    collate_fn : "pad", "list", callable or None
+    collate_fn : "pad", "packed", "list", callable or None
         What a batch is. None: bytes become a `Padded` of uint8, each row as long as the longest of the batch; arrays
         and images of one shape and type one tensor, decoded straight to their places; all else is what
         `torch.utils.data.default_collate` makes of it. ``"pad"``: arrays of different shapes become a `Padded`, too.
-        ``"list"``: a list of the samples. A callable gets the list of the samples. With labels, a batch is (samples,
-        labels).
+        ``"packed"``: bytes become a `Packed`, one after the other. ``"list"``: a list of the samples. A callable gets
+        the list of the samples. With labels, a batch is (samples, labels).
     pin_memory : bool
-        Put the batches into page-locked memory, from where they come faster to a GPU; without one, that is a warning.
+        Without a device: make the batches in page-locked memory, from where they come faster to a GPU, and without
+        holding up the host (``tensor.to(device, non_blocking=True)``). Where there is no CUDA, that is a warning.
     drop_last : bool
         Leave out what does not fill a batch, on any rank.
     timeout : float
@@ -83,9 +97,21 @@ class ArchiveLoader:
         and the next one is pulled in, so that batches stay full; a rank that runs out of samples before the others do
         repeats some. A callable gets the exception, in the thread that met it, and returns a sample to put in its
         place, not yet collated, or None to skip it.
+    device : str, torch.device or None
+        Where batches arrive: ``"cuda"`` (the current device), ``"cuda:1"``, ``"auto"`` (CUDA, or None where there is
+        none: `stats` says why), ``"cpu"`` (in the same way as CUDA, which takes a copy more than None). See Notes.
+    keep : "batches" or "slots"
+        With a device: give each batch memory of its own there. Or use that of one again, for callers who promise to be
+        done with a batch, and with all that shares its memory, before they ask for the next.
+    finish : callable, optional
+        Applied to the samples of each batch: `archivestream.Normalize`, for example. With a device, on its current
+        stream; else in the threads that make batches, several at a time. Of a batch that is (samples, labels) by the
+        dataset's own labels, it gets the samples; else, the batch.
 
     Raises
     ------
+    CudaUnavailableError
+        If CUDA is asked for, and is not there; it says why.
     ImportError
         If PyTorch is not installed.
     ValueError, TypeError
@@ -95,6 +121,15 @@ class ArchiveLoader:
     -----
     An iteration that is left early (``break``, an exception, Ctrl-C) ends its threads as soon as it is dropped or
     another one begins; `close` does so at once. Iterations of one loader do not overlap: the later ends the earlier.
+
+    With a device, members are decoded into a ring of slots of page-locked memory, which is made with the loader, and
+    each batch, with its labels, lengths and offsets, crosses the bus in one copy, on a stream of the loader's own. A
+    batch is what it would be on the CPU, in tensors and whatever holds them (NumPy's arrays become tensors, and so do
+    the bytes in a ``"list"``, as views of one tensor); what is no tensor stays as it is. It is ready for the stream
+    that is current when it is asked for; another stream has to wait for that one (and ``record_stream`` to be told of
+    it). The next two are copied while the consumer works on this one; the host gets at most two steps ahead of the
+    device. The ring is kept until the loader is dropped or closed. While a CUDA graph is captured, other threads pin
+    memory and ask for events: capture with ``capture_error_mode="thread_local"``.
 
     Examples
     --------
@@ -129,7 +164,13 @@ class ArchiveLoader:
         pad: bool = False,
         window: int | None = None,
         on_error: Literal["raise", "skip"] | OnError = "raise",
+        device: Any = None,
+        keep: Keep = "batches",
+        finish: Finish | None = None,
     ) -> None:
+        self.device, self._fallback = choose_device(device)
+        if _missing is not None:
+            raise ImportError("ArchiveLoader needs PyTorch: pip install 'archivestream[torch]'") from _missing
         if _is_archive(dataset):
             dataset = ArchiveDataset(dataset)
         if not hasattr(dataset, "__getitem__"):
@@ -144,6 +185,10 @@ class ArchiveLoader:
             raise ValueError(f"timeout must be 0 or more seconds, not {timeout}")
         if on_error not in ("raise", "skip") and not callable(on_error):
             raise ValueError(f"on_error must be 'raise', 'skip' or a callable, not {on_error!r}")
+        if keep not in ("batches", "slots"):
+            raise ValueError(f"keep must be 'batches' or 'slots', not {keep!r}")
+        if keep == "slots" and device is None:
+            raise ValueError("keep='slots' is for batches on a device: give device=")
         ordered = sampler is not None or batch_sampler is not None
         if ordered and (shuffle or rank is not None or world_size is not None or pad or window is not None):
             raise ValueError(
@@ -152,7 +197,7 @@ class ArchiveLoader:
             )
         if batch_sampler is not None and (sampler is not None or batch_size != 1 or drop_last):
             raise ValueError("a batch_sampler makes the batches: batch_size, sampler and drop_last do not go with it")
-        if batch_size is not None and _makes_batches(sampler):
+        if batch_size is not None and makes_batches(sampler):
             raise ValueError("this sampler makes batches: give it as batch_sampler")
         if generator is not None:
             import torch
@@ -166,10 +211,12 @@ class ArchiveLoader:
         self.prefetch_factor = prefetch_factor
         self.persistent_workers = persistent_workers
         self.in_order = in_order
-        self.pin_memory = pin_memory and _can_pin()
+        self.pin_memory = pin_memory and self.device is None and _can_pin()
         self.worker_init_fn = worker_init_fn
         self.on_error = on_error
-        self._collator = Collator(collate_fn)
+        self.keep = keep
+        self.finish = finish
+        self._collator = Collator(collate_fn, on_device=device is not None)
         self._batched = batch_size is not None or batch_sampler is not None
         if not ordered:
             sampler = ArchiveSampler(
@@ -184,16 +231,19 @@ class ArchiveLoader:
                 window=window,
             )
         self.sampler: Any = batch_sampler if batch_sampler is not None else sampler
-        self._stats = LoaderStats(workers=num_workers)
+        self._stats = LoaderStats(workers=num_workers, fallback=self._fallback)
         # The iteration belongs to whoever iterates: it ends when he drops it.
         self._iteration: weakref.ref[Iteration] | None = None
         self._delivered: Delivered | None = None
         self._workers: Workers | None = None
+        self._transfer: Transfer | None = None
+        self._process = os.getpid()
+        self._begin_transfer()
 
     def __len__(self) -> int:
         """Return how many batches an iteration has."""
         count = len(self.sampler)
-        if self.batch_size is None or _makes_batches(self.sampler):
+        if self.batch_size is None or makes_batches(self.sampler):
             return count
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
@@ -206,22 +256,24 @@ class ArchiveLoader:
                 self._workers = Workers(self.num_workers, self.worker_init_fn)
             workers = self._workers
         archive, dataset = _for_threads(self.dataset, None if workers is None else 1)
-        finish = _pin if self.pin_memory else None
-        assembler = Assembler(dataset, self._collator, self.on_error, finish, batched=self._batched)
-        self._stats = LoaderStats(workers=self.num_workers)
+        transfer = self._begin_transfer()
+        assembler = self._assembler(dataset)
+        self._stats = LoaderStats(workers=self.num_workers, fallback=self._fallback)
         with contextlib.suppress(TypeError):  # a sampler need not know
             self._stats.expected_steps = len(self)
         self._delivered = Delivered()
-        iteration = Iteration(
-            Prefetcher(
-                assembler,
-                _orders(self.sampler, self.batch_size, drop_last=self.drop_last),
-                workers,
-                ahead=max(1, self.num_workers * self.prefetch_factor),
-                in_order=self.in_order,
-                timeout=self.timeout,
-            ),
+        results = Prefetcher(
             assembler,
+            orders(self.sampler, self.batch_size, drop_last=self.drop_last),
+            workers,
+            ahead=self._ahead,
+            in_order=self.in_order,
+            timeout=self.timeout,
+        )
+        iteration = Iteration(
+            results if transfer is None else Staged(results, transfer),
+            assembler,
+            transfer=transfer,
             archive=archive,
             workers=workers,
             stats=self._stats,
@@ -239,6 +291,8 @@ class ArchiveLoader:
         iteration = self._iteration() if self._iteration is not None else None
         if iteration is not None:
             iteration.count()
+        if self._transfer is not None:
+            self._stats.transfer = self._transfer.stats
         return self._stats
 
     def set_epoch(self, epoch: int) -> None:
@@ -275,15 +329,89 @@ class ArchiveLoader:
         self.sampler.load_state_dict(state)
 
     def close(self) -> None:
-        """End the iteration, and its threads."""
+        """End the iteration, and its threads, and give back the memory that is kept for a device."""
         self._end()
         self._stop()
+        self._stats = self.stats
+        transfer = self._give_up_transfer()
+        if transfer is not None:
+            transfer.close()
 
     def __enter__(self) -> ArchiveLoader:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    @property
+    def _ahead(self) -> int:
+        return max(1, self.num_workers * self.prefetch_factor)
+
+    @property
+    def _labelled(self) -> bool:
+        """Whether batches are (samples, labels)."""
+        dataset = self.dataset
+        return (
+            isinstance(dataset, ArchiveDataset)
+            and not overrides(dataset, "__getitem__", "__getitems__")
+            and dataset.labelled
+            and not callable(self._collator.how)
+        )
+
+    def _begin_transfer(self) -> Transfer | None:
+        """Make what brings batches to the device, or have it count anew."""
+        if self.device is None:
+            return None
+        if self._process != os.getpid():
+            self._give_up_transfer()
+        if self._transfer is None:
+            batch_size = 1 if not self._batched else self.batch_size or getattr(self.sampler, "batch_size", 0)
+            expected = self._assembler(self.dataset, HostMemory).expected_bytes(batch_size) if batch_size else 0
+            batches = self._ahead
+            with contextlib.suppress(TypeError):
+                batches = len(self)
+            self._transfer = Transfer(
+                self.device,
+                ahead=self._ahead,
+                batches=batches,
+                batch_bytes=expected,
+                keep=self.keep,
+                finish=self.finish,
+                labelled=self._labelled,
+            )
+        self._transfer.begin()
+        return self._transfer
+
+    def _give_up_transfer(self) -> Transfer | None:
+        """Return it for the last time, where it is of this process."""
+        transfer, self._transfer = self._transfer, None
+        process, self._process = self._process, os.getpid()
+        if process != self._process:
+            _of_parents.append(transfer)
+            return None
+        return transfer
+
+    def _assembler(self, dataset: Any, memory: Callable[[], Memory] | None = None) -> Assembler:
+        if memory is None:
+            memory = self._memory()
+        return Assembler(dataset, self._collator, self.on_error, memory, batched=self._batched)
+
+    def _memory(self) -> Callable[[], Memory]:
+        """Return what makes the memory of a batch."""
+        if self._transfer is not None:
+            return self._transfer.take
+        finish, labelled, fallback = self.finish, self._labelled, self._fallback
+        if self.pin_memory:
+            return lambda: PinnedSlot(finish, labelled=labelled)
+        if finish is None and not fallback:
+            return HostMemory
+
+        def finished(batch: Any) -> Any:
+            # With device="auto", batches hold what they would on a device.
+            batch = map_leaves(array_as_tensor, batch) if fallback else batch
+            return finish_samples(finish, batch, labelled=labelled)
+
+        return lambda: HostMemory(finished)
 
     def _end(self) -> None:
         iteration = self._iteration() if self._iteration is not None else None
@@ -319,27 +447,6 @@ def _for_threads(dataset: Any, threads: int | None) -> tuple[Archive | None, Any
     return archive, other
 
 
-def _orders(sampler: Any, batch_size: int | None, *, drop_last: bool) -> Iterator[Order]:
-    """Take batches from a sampler, or make them of its samples."""
-    begin = 0
-    if batch_size is None or _makes_batches(sampler):
-        for item in sampler:
-            indices = [*item] if hasattr(item, "__len__") else [item]
-            yield Order(indices, begin)
-            begin += len(indices)
-        return
-    indices_of_all = iter(sampler)
-    while indices := [*itertools.islice(indices_of_all, batch_size)]:
-        if drop_last and len(indices) < batch_size:
-            return
-        yield Order(indices, begin)
-        begin += len(indices)
-
-
-def _makes_batches(sampler: Any) -> bool:
-    return isinstance(sampler, ArchiveSampler) and sampler.batch_size is not None
-
-
 def _can_pin() -> bool:
     import torch
 
@@ -347,9 +454,3 @@ def _can_pin() -> bool:
         return True
     warnings.warn("pin_memory=True does nothing: PyTorch finds no CUDA device", ArchiveWarning, stacklevel=3)
     return False
-
-
-def _pin(batch: Any) -> Any:
-    from torch.utils.data._utils.pin_memory import pin_memory
-
-    return pin_memory(batch)  # type: ignore[no-untyped-call]

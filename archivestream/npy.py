@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from archivestream.errors import ArchiveError, CorruptArchiveError, UnsupportedFeatureError
 from archivestream.index import MemberIds
-from archivestream.reader import MemberReader, empty_bytes, without_frames
+from archivestream.reader import Allocate, MemberReader, take_bytes, without_frames
 
 __all__ = ["decode_array", "read_arrays"]
 
@@ -25,18 +25,24 @@ _HEADERS = 64  # remembered for an archive, by the size of their members
 
 
 def read_arrays(
-    reader: MemberReader, members: MemberIds, out: NDArray[Any] | None, errors: dict[int, Exception] | None = None
+    reader: MemberReader,
+    members: MemberIds,
+    out: NDArray[Any] | Allocate | None,
+    errors: dict[int, Exception] | None = None,
 ) -> NDArray[Any]:
     """Read members of one shape and type: see `archivestream.Archive.read_arrays`."""
+    allocate = out if callable(out) else None
+    if allocate is not None:
+        out = None
     if out is not None and not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
+        raise TypeError(f"out must be a NumPy array or a callable, not {type(out).__name__}")
     if len(members) == 0:
         raise ValueError("no members: the shape of the arrays is not known")
     # The header of another member of that size is a good guess: `read_slots` compares each member with it.
     guess = reader.npy_headers.get(int(reader.index["size"][members[0]]))
     if guess is not None and (out is None or (out.shape[1:], out.dtype) == _parse_header(guess)[::2]):
         bad: dict[int, Exception] | None = None if errors is None else {}
-        result, odd = _read_slots(reader, members, out, guess, bad)
+        result, odd = _read_slots(reader, members, out, allocate, guess, bad)
         if 0 not in odd and not (bad and 0 in bad):
             if errors is not None and bad is not None:
                 errors.update(bad)
@@ -50,7 +56,7 @@ def read_arrays(
                 raise
             errors[place] = without_frames(error)
         else:
-            result, odd = _read_slots(reader, members, out, prefix, errors)
+            result, odd = _read_slots(reader, members, out, allocate, prefix, errors)
             _copy_each(reader, members, odd, result, errors)
             return result if out is None else out
     return np.empty((len(members), 0), np.uint8) if out is None else out
@@ -79,6 +85,7 @@ def _read_slots(
     reader: MemberReader,
     members: MemberIds,
     out: NDArray[Any] | None,
+    allocate: Allocate | None,
     prefix: bytes,
     errors: dict[int, Exception] | None,
 ) -> tuple[NDArray[Any], list[int] | range]:
@@ -92,7 +99,7 @@ def _read_slots(
         raise ValueError("out must be C-contiguous and writable")
     if size == 0 or len(prefix) > _LONGEST_PREFIX or (out is not None and fortran):
         return np.empty((n, *shape), dtype) if out is None else out, range(n)
-    memory = empty_bytes(n * size) if out is None else out.reshape(-1).view(np.uint8)
+    memory = take_bytes(allocate, n * size) if out is None else out.reshape(-1).view(np.uint8)
     slots = memory.view(dtype).reshape(n, *(shape[::-1] if fortran else shape))
     result = slots.transpose(0, *range(slots.ndim - 1, 0, -1)) if fortran else slots
     if (reader.index["size"][members] == len(prefix) + size).all():

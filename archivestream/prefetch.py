@@ -239,12 +239,11 @@ class Prefetcher(Iterator[_Result], Generic[_Item, _Result]):
 
     def _take(self) -> _Result:
         assert self._workers is not None
-        if not self._pending:
+        if self._closed or not self._pending:
             raise StopIteration
         if self._workers.process != os.getpid():
             raise RuntimeError("the threads of this iteration are in the parent process: begin another in this one")
-        job = self._pending[0] if self._in_order else None
-        while job is None or not job.has_ended:
+        while (job := self._next_to_give()) is None:
             try:
                 ended = self._done.get(timeout=self._timeout or None)
             except Empty:
@@ -253,11 +252,25 @@ class Prefetcher(Iterator[_Result], Generic[_Item, _Result]):
             ended.has_ended = True
             if self._closed:
                 raise StopIteration
-            job = job or ended
-        self._pending.remove(job)
+        try:
+            self._pending.remove(job)
+        except ValueError:  # another thread has closed it
+            raise StopIteration from None
         self._ask(1)
         result: _Result = job.take()
         return result
+
+    def is_ready(self) -> bool:
+        """Tell whether there is a result that need not be waited for."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._done.get_nowait().has_ended = True
+        return self._next_to_give() is not None
+
+    def _next_to_give(self) -> _Job | None:
+        if self._in_order:
+            return self._pending[0] if self._pending and self._pending[0].has_ended else None
+        return next((job for job in self._pending if job.has_ended), None)
 
     def close(self) -> None:
         """Call off what has not begun, and wait for what is under way, unless it has run into the timeout.

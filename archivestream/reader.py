@@ -39,9 +39,20 @@ from archivestream.threads import processors
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MemberReader", "PendingMembers", "empty_bytes", "placer", "source_error", "without_frames"]
+__all__ = [
+    "Allocate",
+    "MemberReader",
+    "PendingMembers",
+    "empty_bytes",
+    "placer",
+    "source_error",
+    "take_bytes",
+    "without_frames",
+]
 
 _Bytes: TypeAlias = NDArray[np.uint8]
+# Returns memory of so many bytes, not initialised.
+Allocate: TypeAlias = Callable[[int], _Bytes]
 _FetchBlock: TypeAlias = Callable[[int, int, int], bytearray | int]
 _Failure: TypeAlias = tuple[int, int, int, int]
 
@@ -49,6 +60,24 @@ _Failure: TypeAlias = tuple[int, int, int, int]
 def empty_bytes(size: int) -> _Bytes:
     """Allocate an aligned array of bytes, not initialised, that is recycled when it is dropped."""
     return np.frombuffer(memoryview(Buffer(size)), np.uint8) if size else np.empty(0, np.uint8)
+
+
+def take_bytes(allocate: Allocate | None, size: int) -> _Bytes:
+    """Take so many bytes from whoever has memory for them: `empty_bytes`, unless the caller has some.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If what the caller has is no writable memory of so many bytes.
+    """
+    if allocate is None:
+        return empty_bytes(size)
+    memory = np.asarray(allocate(size))
+    if memory.dtype != np.uint8 or memory.ndim != 1:
+        raise TypeError("out() must return an array of uint8 with one dimension")
+    if memory.size < size or not (memory.flags.c_contiguous and memory.flags.writeable):
+        raise ValueError(f"out() must return contiguous, writable memory of {size} bytes")
+    return memory[:size]
 
 
 _Error = TypeVar("_Error", bound=BaseException)
@@ -190,30 +219,61 @@ class MemberReader:
         As for `read_many`; what lies at the place of a bad member is undefined.
         """
         data, offsets = self._room(members, out, may_refuse=errors is not None)
-        fetched, fetch = self._fetch(members)
-        failures = self._native.read_into(members, data, offsets, fetched, fetch)
-        self._settle(failures, fetched, placer(data, offsets), errors)
+        self._read_to(members, data, offsets[:-1], errors)
         return data, offsets
 
     def read_padded(
-        self, members: MemberIds, out: _Bytes | None, errors: dict[int, Exception] | None = None
+        self, members: MemberIds, out: _Bytes | Allocate | None, errors: dict[int, Exception] | None = None
     ) -> tuple[_Bytes, MemberIds]:
         """Return the bytes of each member in a row of its own, with zeros behind them, and their sizes.
 
         As for `read_many`; the row of a bad member is zero, and so is its size.
         """
-        rows, lengths = self._rows(members, out, may_refuse=errors is not None)
-        starts = np.arange(len(members)) * rows.shape[1]
-        fetched, fetch = self._fetch(members)
-        flat = rows.reshape(-1)
-        failures = self._native.read_into(members, flat, starts, fetched, fetch)
+        lengths = self._sizes(members, may_refuse=errors is not None)
+        n, width = len(members), int(lengths.max(initial=0))
+        if out is None or callable(out):
+            rows = take_bytes(out, n * width).reshape(n, width)
+        elif out.shape[0] != n or out.shape[1] < width:
+            raise ValueError(f"out has shape {out.shape}, and the batch needs {(n, width)}")
+        else:
+            rows = out
         bad: dict[int, Exception] = {}
-        self._settle(failures, fetched, placer(flat, starts), None if errors is None else bad)
+        self._read_to(members, rows.reshape(-1), np.arange(n) * rows.shape[1], None if errors is None else bad)
         if errors is not None:
             errors.update(bad)
             lengths[list(bad)] = 0
         clear_tails(rows, lengths)
         return rows, lengths
+
+    def read_packed(
+        self, members: MemberIds, out: Allocate | None, align: int, errors: dict[int, Exception] | None = None
+    ) -> tuple[_Bytes, MemberIds, MemberIds]:
+        """Return the bytes of some members, each at a multiple of `align` and with zeros behind it, offsets and sizes.
+
+        As for `read_many`; the bytes of a bad member are zero, and so is its size.
+        """
+        lengths = self._sizes(members, may_refuse=errors is not None)
+        room = -(-lengths // align) * align
+        data = take_bytes(out, sum(room.tolist()))  # which is refused where it is more than 64 bits can count
+        ends = np.cumsum(room)
+        offsets = ends - room
+        data.reshape(-1, align)[ends[room > 0] // align - 1] = 0  # before they are read: the end of each is in there
+        bad: dict[int, Exception] = {}
+        self._read_to(members, data, offsets, None if errors is None else bad)
+        if errors is not None:
+            errors.update(bad)
+            for place in bad:
+                data[offsets[place] : ends[place]] = 0
+            lengths[list(bad)] = 0
+        return data, offsets, lengths
+
+    def _read_to(
+        self, members: MemberIds, data: _Bytes, starts: MemberIds, errors: dict[int, Exception] | None
+    ) -> None:
+        """Read each member to its place in the memory of a batch."""
+        fetched, fetch = self._fetch(members)
+        failures = self._native.read_into(members, data, starts, fetched, fetch)
+        self._settle(failures, fetched, placer(data, starts), errors)
 
     def submit(self, members: MemberIds, out: _Bytes | None) -> PendingMembers:
         """Begin a `read_batch` in the background."""
@@ -367,16 +427,6 @@ class MemberReader:
         if out.size < total:
             raise ValueError(f"out has {out.size} bytes, and the batch needs {total}")
         return out[:total], offsets
-
-    def _rows(self, members: MemberIds, out: _Bytes | None, *, may_refuse: bool) -> tuple[_Bytes, MemberIds]:
-        """Allocate or check rows for members, each as long as the longest, and return them and the sizes."""
-        lengths = self._sizes(members, may_refuse=may_refuse)
-        n, width = len(members), int(lengths.max(initial=0))
-        if out is None:
-            return empty_bytes(n * width).reshape(n, width), lengths
-        if out.shape[0] != n or out.shape[1] < width:
-            raise ValueError(f"out has shape {out.shape}, and the batch needs {(n, width)}")
-        return out, lengths
 
     def _sizes(self, members: MemberIds, *, may_refuse: bool) -> MemberIds:
         """Return the sizes of members; that of one which may not be read is 0, or it raises."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from archivestream.threads import processors
 
-__all__ = ["LoaderStats", "advise"]
+__all__ = ["LoaderStats", "TransferStats", "advise"]
 
 # Below this many batches, the first one, for which nothing was ready, is most of what was measured.
 _FEWEST_BATCHES = 3
@@ -39,6 +39,37 @@ class CacheCounts(Protocol):
     def evictions(self) -> int: ...
     @property
     def limit(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class TransferStats:
+    """What an `ArchiveLoader` has brought to a device since an iteration began, and the memory that it has for it.
+
+    Attributes
+    ----------
+    device : str
+        Such as ``"cuda:0"``.
+    copies : int
+        From the host to the device: one for each batch.
+    bytes : int
+        How many were copied.
+    slots : int
+        Pieces of memory on the host that batches are made in.
+    slot_bytes : int
+        Size of such a slot, as far as batches are not exceptions; 0 before the first batch, where that shows the size.
+    pinned_bytes : int
+        Page-locked memory of all slots.
+    grown : int
+        How often a batch was too large for its slot, since the loader was made.
+    """
+
+    device: str
+    copies: int
+    bytes: int
+    slots: int
+    slot_bytes: int
+    pinned_bytes: int
+    grown: int
 
 
 @dataclass
@@ -74,6 +105,10 @@ class LoaderStats:
         Samples that came twice so that all ranks make the same number of steps.
     expected_steps : int
         Batches of the whole iteration, on this rank; 0 where that is not known.
+    transfer : TransferStats or None
+        Of the way to the device, where there is one.
+    fallback : str
+        Why ``device="auto"`` came to be the CPU; else empty.
     """
 
     samples: int = 0
@@ -92,6 +127,8 @@ class LoaderStats:
     skipped: list[Exception] = field(default_factory=list)
     repeated: int = 0
     expected_steps: int = 0
+    transfer: TransferStats | None = None
+    fallback: str = ""
 
     @property
     def samples_per_second(self) -> float:
@@ -143,6 +180,14 @@ class LoaderStats:
             )
         if self.read_amplification is not None:
             lines.append(f"  read amplification: {self.read_amplification:.2f}")
+        if self.transfer is not None:
+            to = self.transfer
+            lines.append(
+                f"  to {to.device}: {_count(to.copies, 'copy', 'copies')}, {to.bytes / 1e6:,.1f} MB, from "
+                f"{_count(to.slots, 'slot')} of {to.slot_bytes / 1e6:,.1f} MB"
+            )
+        if self.fallback:
+            lines.append(f"  on the CPU: {self.fallback}")
         if self.skipped:
             lines.append(f"  skipped: {_count(len(self.skipped), 'sample')}, the first: {self.skipped[0]}")
         if self.repeated:

@@ -46,19 +46,23 @@ PYTHON = f"py{sys.version_info.major}{sys.version_info.minor}"
 _VERSION = 1
 
 
-def text(members: int) -> Path:
-    """Make a ZIP of texts of 8 to 12 KB, deflated at level 6."""
+_TEXT = (8_000, 12_000)
+
+
+def text(members: int, sizes: tuple[int, int] = _TEXT) -> Path:
+    """Make a ZIP of texts of 8 to 12 KB, or of other sizes, deflated at level 6."""
+    which = "" if sizes == _TEXT else f"-{sizes[0]}-{sizes[1]}"
     return cached(
-        f"text-{members}-{PYTHON}.zip",
-        lambda file: _write(file, texts(members), "txt", zipfile.ZIP_DEFLATED),
+        f"text-{members}{which}-{PYTHON}.zip",
+        lambda file: _write(file, texts(members, sizes), "txt", zipfile.ZIP_DEFLATED),
     )
 
 
-def texts(members: int) -> Iterator[bytes]:
-    """Make texts of 8 to 12 KB."""
+def texts(members: int, sizes: tuple[int, int] = _TEXT) -> Iterator[bytes]:
+    """Make texts of 8 to 12 KB, or of other sizes."""
     rng = np.random.default_rng(1)
     source = corpus()
-    for length in rng.integers(8_000, 12_001, members).tolist():
+    for length in rng.integers(sizes[0], sizes[1] + 1, members).tolist():
         begin = int(rng.integers(len(source) - length))
         yield source[begin : begin + length]
 

@@ -80,6 +80,38 @@ uint64_t limit_read(const struct batch_list *list, uint64_t threads) {
   return started < threads ? UINT64_MAX : bad;
 }
 
+struct copying {
+  uint8_t *to;
+  const uint8_t *from;
+  uint64_t size, times;
+};
+
+static void *copy_share(void *context) {
+  const struct copying *share = context;
+  for (uint64_t i = 0; i < share->times; ++i) {
+    memcpy(share->to, share->from, share->size);
+    __asm__ volatile("" ::: "memory"); /* each time anew */
+  }
+  return NULL;
+}
+
+/* Copy memory, each thread an equal run of it, so many times. Returns 0, or 1 where a thread cannot be started. */
+uint64_t limit_copy(uint8_t *to, const uint8_t *from, uint64_t size, uint64_t times, uint64_t threads) {
+  struct copying shares[MOST_THREADS];
+  pthread_t others[MOST_THREADS];
+  uint64_t started = 1;
+  if (threads < 1 || threads > MOST_THREADS) return 1;
+  for (uint64_t t = 0; t < threads; ++t) {
+    const uint64_t begin = size * t / threads;
+    shares[t] = (struct copying){to + begin, from + begin, size * (t + 1) / threads - begin, times};
+  }
+  for (; started < threads; ++started)
+    if (pthread_create(&others[started], NULL, copy_share, &shares[started])) break;
+  copy_share(&shares[0]);
+  for (uint64_t t = 1; t < started; ++t) pthread_join(others[t], NULL);
+  return started < threads;
+}
+
 static uint16_t u16(const uint8_t *at) { return (uint16_t)(at[0] | at[1] << 8); }
 static uint32_t u32(const uint8_t *at) { return u16(at) | (uint32_t)u16(at + 2) << 16; }
 

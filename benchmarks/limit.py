@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks import BUILD, ROOT
 from benchmarks.measure import Batches, Digest
 
-__all__ = ["BatchLoop", "DirectoryLoop", "Payloads", "TarLoop", "build", "open_for"]
+__all__ = ["BatchLoop", "CopyLoop", "DirectoryLoop", "Payloads", "TarLoop", "build", "open_for"]
 
 _SOURCE = Path(__file__).with_name("limit.c")
 _LIBDEFLATE = ROOT / "build" / "third_party" / "deflate-0.9.0" / "libdeflate"
@@ -93,6 +93,8 @@ def _library() -> ctypes.CDLL:
     memory = (ctypes.c_void_p, ctypes.c_uint64)
     loaded.limit_scan_tar.argtypes = [ctypes.c_int64, ctypes.c_uint64, *memory, *4 * (ctypes.c_void_p,)]
     loaded.limit_scan_tar.restype = ctypes.c_uint64
+    loaded.limit_copy.argtypes = [*2 * (ctypes.c_void_p,), *3 * (ctypes.c_uint64,)]
+    loaded.limit_copy.restype = ctypes.c_uint64
     return loaded
 
 
@@ -217,6 +219,37 @@ class BatchLoop:
         bad = _library().limit_read(ctypes.byref(self._list), threads)
         if bad:
             raise RuntimeError(f"{self._path}: the limit loop fails at its member {bad - 1}")
+
+
+class CopyLoop:
+    """The C loop that copies memory: ``memcpy``, each thread an equal run.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of the memory.
+    times : int
+        How often it is copied.
+    threads : int
+        How many there are.
+    """
+
+    def __init__(self, size: int, times: int, threads: int) -> None:
+        self._times, self._threads = times, threads
+        # Ones, not zeros: every page is there before the clock starts.
+        self._from, self._to = np.ones(size, np.uint8), np.ones(size, np.uint8)
+
+    def run(self) -> None:
+        """Copy the memory, so many times.
+
+        Raises
+        ------
+        RuntimeError
+            If a thread cannot be started.
+        """
+        to, source = self._to.ctypes.data, self._from.ctypes.data
+        if _library().limit_copy(to, source, len(self._to), self._times, self._threads):
+            raise RuntimeError(f"{self._threads} threads cannot be started")
 
 
 class DirectoryLoop:

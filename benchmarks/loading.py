@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from archivestream import ArchiveDataset, ArchiveLoader
-from benchmarks import data, tar_data
+from benchmarks import cuda_device, data, tar_data
 from benchmarks.limit import BatchLoop, Payloads
 from benchmarks.measure import Digest, Kind, Side
 
@@ -34,6 +34,7 @@ __all__ = [
     "spdl",
     "torch_loader",
     "torch_zipfile",
+    "total",
     "turbo",
     "webdataset",
 ]
@@ -57,11 +58,17 @@ class Work:
         The members of each batch: all of them in a random order.
     decode : {"numpy", "image"} or None
         What a member is. None: bytes, which become padded rows; else arrays of one shape, which are stacked.
+    workers : int
+        Threads or processes of a loader.
+    device : {"cuda", "cpu"} or None
+        Where the batches go. None: they stay where they are made.
     """
 
     path: Path
     batches: Sequence[NDArray[np.int64]]
     decode: Literal["numpy", "image"] | None = None
+    workers: int = WORKERS
+    device: str | None = None
 
     @property
     def batch(self) -> int:
@@ -94,27 +101,28 @@ def _pad(members: Sequence[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _loading(name: str, kind: Kind, epoch: Callable[[], Iterable[Any]]) -> Side:
-    """Make a side that takes the batches of an epoch."""
+    """Make a side that takes the batches of an epoch, and waits for what a GPU still has to do."""
 
     def run() -> None:
         for _ in epoch():
             pass
+        cuda_device.find().synchronize()
 
-    return Side(name, kind, run, lambda: _total(sample for batch in epoch() for sample in _samples(batch)))
+    return Side(name, kind, run, lambda: total(sample for batch in epoch() for sample in _samples(batch)))
 
 
 def _samples(batch: Any) -> Iterator[_Array]:
     if isinstance(batch, torch.Tensor):
-        yield from batch.numpy()
+        yield from batch.cpu().numpy()
     else:
         rows, lengths = batch
-        for row, length in zip(rows.numpy(), lengths.tolist(), strict=True):
+        for row, length in zip(rows.cpu().numpy(), lengths.tolist(), strict=True):
             if row[length:].any():
                 raise RuntimeError("the rest of a row is not zero")
             yield row[:length]
 
 
-def _total(samples: Iterable[Any]) -> Digest:
+def total(samples: Iterable[Any]) -> Digest:
     """Add up the sizes and the CRC-32 of samples, arrays or bytes: each side has an order of its own."""
     size = crc = 0
     for sample in samples:
@@ -133,8 +141,9 @@ def our_loader(work: Work, archives: Sequence[Path] | None = None) -> Iterable[A
         ArchiveDataset([*map(str, archives or [work.path])], decode=work.decode),
         batch_size=work.batch,
         shuffle=True,
-        num_workers=WORKERS,
+        num_workers=work.workers,
         persistent_workers=True,
+        device=work.device,
     )
     return loader
 
@@ -179,16 +188,22 @@ def torch_loader(work: Work) -> Iterable[Any]:
         _Members(work),
         work.batch,
         shuffle=True,
-        num_workers=WORKERS,
+        num_workers=work.workers,
         persistent_workers=True,
         collate_fn=_pad if work.decode is None else None,
+        pin_memory=work.device == "cuda",
     )
 
 
 def torch_zipfile(work: Work) -> Side:
     """Make the side of that."""
     loader = torch_loader(work)
-    return _loading("DataLoader + zipfile", "peer", lambda: loader)
+
+    def to_device() -> Iterator[Any]:
+        for rows, lengths in loader:
+            yield rows.to(work.device, non_blocking=True), lengths.to(work.device, non_blocking=True)
+
+    return _loading("DataLoader + zipfile", "peer", lambda: loader if work.device is None else to_device())
 
 
 def webdataset(work: Work) -> Side:
@@ -215,6 +230,7 @@ def spdl(work: Work) -> Side:
     pipeline = import_module("spdl.pipeline")
     codecs = import_module("spdl.io")
     opened = threading.local()
+    copier = ThreadPoolExecutor(1)  # its thread pins the batches, and copies them on a stream of its own
 
     def read(members: NDArray[np.int64]) -> list[bytes]:
         if not hasattr(opened, "archive"):
@@ -239,8 +255,10 @@ def spdl(work: Work) -> Side:
 
     def epoch() -> Iterator[Any]:
         builder = pipeline.PipelineBuilder().add_source(work.batches)
-        builder = builder.pipe(load, concurrency=WORKERS, output_order="input").add_sink(WORKERS)
-        built = builder.build(num_threads=WORKERS)
+        builder = builder.pipe(load, concurrency=work.workers, output_order="input")
+        if work.device == "cuda":
+            builder = builder.pipe(codecs.transfer_tensor_h2d, executor=copier)
+        built = builder.add_sink(work.workers).build(num_threads=work.workers)
         with built.auto_stop():
             yield from built.get_iterator()
 
@@ -261,7 +279,7 @@ def spdl(work: Work) -> Side:
                         raise RuntimeError("SPDL decodes another image")
                     yield reference
 
-        return _total(expected())
+        return total(expected())
 
     exact = _loading("SPDL", "peer", epoch).digest
     return Side("SPDL", "peer", run, digest if work.decode == "image" else exact)
@@ -274,7 +292,7 @@ def limit(work: Work, threads: int) -> Side:
     def digest() -> Digest:
         loop.run()  # compares each member with the CRC-32 of the directory, as zipfile does
         with zipfile.ZipFile(work.path) as archive:
-            return _total(work.sample(archive.read(info)) for info in archive.infolist())
+            return total(work.sample(archive.read(info)) for info in archive.infolist())
 
     return Side(_threads("limit", threads), "limit", loop.run, digest)
 
@@ -301,7 +319,7 @@ def turbo(work: Work, threads: int) -> Side:
     def run() -> None:
         list(pool.map(decode, range(threads)))
 
-    return Side(_threads("libjpeg-turbo", threads), "limit", run, lambda: _total(map(simplejpeg.decode_jpeg, images)))
+    return Side(_threads("libjpeg-turbo", threads), "limit", run, lambda: total(map(simplejpeg.decode_jpeg, images)))
 
 
 def _threads(name: str, threads: int) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "idle_cores",
     "processors",
     "reading",
+    "take_turns",
     "time_sides",
 ]
 
@@ -53,14 +54,14 @@ class Side:
         What it stands for.
     run : callable
         Does the work once: this is timed. What it returns is dropped after the clock has stopped.
-    digest : callable
-        Does the work once and tells what came out: this is not timed.
+    digest : callable or None
+        Does the work once and tells what came out: this is not timed. None: it reads no members.
     """
 
     name: str
     kind: Kind
     run: Callable[[], object]
-    digest: Callable[[], Digest]
+    digest: Callable[[], Digest] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,14 @@ def _parts(item: Any) -> Iterable[memoryview]:
 
 
 def time_sides(sides: Sequence[Side], rounds: int) -> tuple[list[Timing], Digest]:
-    """Check that all sides read the same, then time them in turn, round by round.
+    """Check that all sides that read members read the same, then time all in turn, round by round.
 
     Returns
     -------
     timings : list of Timing
         In the order of the sides.
     digest : Digest
-        What each of them read.
+        What each of those read.
 
     Raises
     ------
@@ -129,6 +130,11 @@ def time_sides(sides: Sequence[Side], rounds: int) -> tuple[list[Timing], Digest
         If two sides read different bytes.
     """
     digest = compare(sides)
+    return take_turns(sides, rounds), digest
+
+
+def take_turns(sides: Sequence[Side], rounds: int) -> list[Timing]:
+    """Time sides in turn, round by round, whatever they do; in their order."""
     seconds: dict[str, list[float]] = {side.name: [] for side in sides}
     for _ in range(rounds):
         for side in sides:
@@ -137,22 +143,22 @@ def time_sides(sides: Sequence[Side], rounds: int) -> tuple[list[Timing], Digest
             result = side.run()
             seconds[side.name].append(time.perf_counter() - started)
             del result
-    timings = [Timing(side.name, side.kind, tuple(seconds[side.name])) for side in sides]
-    return timings, digest
+    return [Timing(side.name, side.kind, tuple(seconds[side.name])) for side in sides]
 
 
 def compare(sides: Sequence[Side]) -> Digest:
-    """Return what the sides read.
+    """Return what those sides read that read members.
 
     Raises
     ------
     RuntimeError
         If two sides read different bytes, or nothing.
     """
-    digests = {side.name: side.digest() for side in sides}
-    if len(set(digests.values())) != 1 or digests[sides[0].name].bytes == 0:
+    digests = {side.name: side.digest() for side in sides if side.digest is not None}
+    found = set(digests.values())
+    if len(found) != 1 or Digest(0, 0) in found:
         raise RuntimeError(f"the sides do not read the same: {digests}")
-    return digests[sides[0].name]
+    return found.pop()
 
 
 def processors() -> int:

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import archivestream
+from benchmarks import cuda_device
 from benchmarks.measure import idle_cores, processors
 from benchmarks.results import Case, Measured
 
@@ -33,6 +34,7 @@ def system() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "cores_usable": processors(),
         "cores_idle": None if idle is None else round(idle, 2),
+        "gpu": cuda_device.find().described,
         "os": platform.platform(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "compiler": _compiler(),

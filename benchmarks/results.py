@@ -29,6 +29,12 @@ class Scale:
         Bytes of one large member.
     places : int
         How many members in such a frame are read.
+    blocks, records : int
+        Members of 64 KiB, and of 16 KB, that go to a GPU.
+    copies : tuple of int
+        Bytes of the pieces that are copied there by themselves.
+    steps : int
+        Batches after which memory is to be as it was after ten.
     """
 
     rounds: int
@@ -47,6 +53,10 @@ class Scale:
     packed: int
     member: int
     places: int
+    blocks: int
+    records: int
+    copies: tuple[int, ...]
+    steps: int
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,24 @@ CASES = {
     "loader_arrays",
     "loader_jpeg",
     "first_batch_1m",
+    "cuda_copy",
+    "cuda_stored",
+    "cuda_deflate",
+    "cuda_overlap",
+    "cuda_peers",
+    "cuda_exact",
+    "cuda_flat",
+    "cuda_resume",
 }
 # What only ours does has no peer, and what other programs do as a whole has no limit.
+ON_A_DEVICE = {case for case in CASES if case.startswith("cuda_")}
 WITHOUT_PEER = {"zst_batch", "zst_index", "zst_read_all", "zst_member", "order_1e9", "block_order"}
-WITHOUT_LIMIT = {"pack_zip", "pack_zst"}
+WITHOUT_PEER |= ON_A_DEVICE - {"cuda_peers"}
+WITHOUT_LIMIT = {"pack_zip", "pack_zst", "cuda_exact", "cuda_flat", "cuda_resume"}
+# Those of the machine alone.
+WITHOUT_OURS = {"cuda_copy"}
+# How fast batches get to ordinary memory has no target.
+NEEDS_GPU = ON_A_DEVICE - {"cuda_exact", "cuda_flat", "cuda_resume"}
 # Cases whose peer is left out where it is not installed: packages, programs.
 PACKAGES = {case: ["cdmltrain"] for case in ("zst_cdml", "zst_cdml_images", "memory_blocks", "cached_getitem")}
 PROGRAMS = {"pack_zip": ["zip"], "pack_zst": ["tar", "zstd"]}
@@ -80,7 +94,7 @@ def test_every_case_has_ours_and_what_to_compare_with(quick):
         case = result["case"]
         if case in MEMORY and not Path("/proc/self/status").exists():
             continue
-        expected = {"ours": True, "peer": has_peer(case), "limit": case not in WITHOUT_LIMIT}
+        expected = {"ours": case not in WITHOUT_OURS, "peer": has_peer(case), "limit": case not in WITHOUT_LIMIT}
         kinds = {one["kind"] for one in result["timings"] + result["figures"]}
         assert kinds == {kind for kind, there in expected.items() if there}, case
 
@@ -105,7 +119,7 @@ def test_ratios_are_those_of_the_times(quick):
 def test_targets_are_compared(quick):
     without = {result["case"] for result in quick["results"] if not result["targets"]}
     without_peer = {case for case in CASES if not has_peer(case)}
-    assert without <= {"stored_200b_random"} | MEMORY | without_peer - WITHOUT_PEER
+    assert without <= {"stored_200b_random"} | MEMORY | NEEDS_GPU | without_peer - WITHOUT_PEER
     for result in quick["results"]:
         for target in result["targets"]:
             assert isinstance(target["passed"], bool)
@@ -113,7 +127,21 @@ def test_targets_are_compared(quick):
 
 def test_the_system_is_described(quick):
     assert quick["quick"] is True
-    assert {"date", "cpu", "cores", "os", "python", "archivestream", "torch", "numpy"} <= set(quick["system"])
+    assert {"date", "cpu", "cores", "gpu", "os", "python", "archivestream", "torch", "numpy"} <= set(quick["system"])
+
+
+def test_on_a_device_nothing_is_wrong_and_where_there_is_none_the_notes_say_why(quick):
+    on_a_device = {result["case"]: result for result in quick["results"] if result["case"] in ON_A_DEVICE}
+    for case in ("cuda_exact", "cuda_resume"):
+        assert [target["passed"] for target in on_a_device[case]["targets"]] == [True], case
+    for case, result in on_a_device.items():
+        assert quick["system"]["gpu"] in result["notes"][0], case
+
+
+def test_cases_are_chosen_by_the_first_words_of_their_names():
+    done = run("-m", "benchmarks", "--list", "--case", "cuda", "open_1m")
+    assert done.returncode == 0, done.stderr
+    assert all((case in done.stdout) == (case in ON_A_DEVICE | {"open_1m"}) for case in CASES)
 
 
 def test_list():

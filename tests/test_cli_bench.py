@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from archivestream.cli import app
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 
 def bench(*arguments: object) -> Any:
@@ -93,3 +93,23 @@ def test_what_cannot_be_done(path: Path, tmp_path: Path) -> None:
     assert "decode" in result.stderr
     result = bench(tmp_path / "none.zip")
     assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("collate", ["list", "pad", "packed"])
+def test_to_a_device(path: Path, collate: str) -> None:
+    result = bench(path, "--device", "cpu", "--batch-size", 32, "--collate", collate)
+    assert result.exit_code == 0
+    assert re.search(r"^  to cpu: 10 copies, \d+\.\d MB, from \d+ slots of \d+\.\d MB$", result.stdout, re.M)
+
+
+def test_a_device_that_is_not_there(path: Path) -> None:
+    result = bench(path, "--device", "tpu")
+    assert result.exit_code == 1
+    assert "device must be 'cuda'" in result.stderr
+    if not torch.cuda.is_available():
+        result = bench(path, "--device", "cuda")
+        assert result.exit_code == 1
+        assert re.search(r"device='cuda' cannot be had: .*; device='auto' takes the CPU", result.stderr)
+        result = bench(path, "--device", "auto")
+        assert result.exit_code == 0
+        assert "  on the CPU: " in result.stdout

@@ -56,7 +56,22 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "sampling",
         "dataset",
     ),
-    ("child_process", "background", "stats", "prefetch", "collating", "assembling", "iteration", "loader"),
+    (
+        "child_process",
+        "background",
+        "stats",
+        "prefetch",
+        "devices",
+        "tensors",
+        "collating",
+        "orders",
+        "assembling",
+        "slots",
+        "finishing",
+        "cuda",
+        "iteration",
+        "loader",
+    ),
     ("__init__",),  # the public names; `dataset` among them on first use only
     ("cli", "__main__"),
 )

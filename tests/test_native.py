@@ -498,6 +498,40 @@ def test_slots_that_do_not_fit() -> None:
         reader.read_slots(blocks(0), NOTHING, b"a")
     with pytest.raises(ValueError, match="empty"):
         reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
+    with pytest.raises(ValueError, match="empty"):
+        reader.read_slots(blocks(0), NOTHING, b"a")
 
 
 # Reads

@@ -32,9 +32,16 @@ def bench(
     ] = "bytes",
     shuffle: Annotated[Literal["no", "global", "block"], typer.Option(help="The order of the samples.")] = "global",
     collate: Annotated[
-        Literal["list", "pad", "stack"],
-        typer.Option(help="What a batch is: its samples, one tensor as large as the largest, or one of equal ones."),
+        Literal["list", "pad", "packed", "stack"],
+        typer.Option(
+            help="What a batch is: its samples, one tensor with rows as long as the longest, one with bytes one after "
+            "the other, or one of equal samples."
+        ),
     ] = "list",
+    device: Annotated[
+        str | None,
+        typer.Option(show_default="the host", help="Where batches arrive: cuda, cuda:1, auto (CUDA, if there is any)."),
+    ] = None,
     pattern: Annotated[
         str | None, typer.Option(show_default="all files", help="Keep only names that this glob matches.")
     ] = None,
@@ -62,15 +69,19 @@ def bench(
             raise CommandError(str(error)) from error
         if not len(dataset):
             raise CommandError("there is nothing to load: no member fits")
-        loader = archivestream.ArchiveLoader(
-            dataset,
-            batch_size,
-            shuffle=False if shuffle == "no" else shuffle,
-            num_workers=num_workers,
-            collate_fn=None if collate == "stack" else collate,
-            on_error="skip",
-            persistent_workers=True,
-        )
+        try:
+            loader = archivestream.ArchiveLoader(
+                dataset,
+                batch_size,
+                shuffle=False if shuffle == "no" else shuffle,
+                num_workers=num_workers,
+                collate_fn=None if collate == "stack" else collate,
+                on_error="skip",
+                persistent_workers=True,
+                device=device,
+            )
+        except (ValueError, archivestream.CudaUnavailableError) as error:
+            raise CommandError(str(error)) from error
         with closing(loader):
             for epoch in range(epochs):
                 _epoch(loader, epoch, epochs, seconds)

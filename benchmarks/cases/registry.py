@@ -42,6 +42,10 @@ FULL = Scale(
     packed=200 << 20,
     member=64 << 20,
     places=256,
+    blocks=4096,
+    records=16_384,
+    copies=(4 << 20, 64 << 20, 256 << 20),
+    steps=1000,
 )
 QUICK = Scale(
     rounds=2,
@@ -60,6 +64,10 @@ QUICK = Scale(
     packed=2 << 20,
     member=8 << 20,
     places=8,
+    blocks=64,
+    records=128,
+    copies=(4 << 20,),
+    steps=24,
 )
 
 CASES: dict[str, Case] = {}
