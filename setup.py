@@ -267,7 +267,8 @@ class BuildExtensions(build_ext):
 
     def _use_static(self, library: Library) -> tuple[list[str], list[str]]:
         """Build a library, unless that has been done, and return the flags as `use_system` does."""
-        include = str(library.folder / library.include)
+        # As the sources, relative: a cache of the compiler knows the same build in another folder.
+        include = os.path.relpath(library.folder / library.include)
         command = repr((getattr(self.compiler, "compiler_so", None), C_FLAGS))
         name = f"{library.package}-{hashlib.sha256(command.encode()).hexdigest()[:8]}"
         archive = Path(self.compiler.library_filename(name, output_dir=str(CACHE)))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -17,6 +20,28 @@ from archivestream import Archive
 
 OpenAs: TypeAlias = Callable[..., Archive]
 Members: TypeAlias = Sequence[tuple[str, bytes]]
+
+LONGEST = ("test_benchmarks.py", "test_packaging.py")
+
+# How long an example takes says nothing where other tests run beside it.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Spread folders of tests over the processors (`None`); files and tests asked for by name begin sooner here."""
+    return None if all(map(os.path.isdir, config.args)) else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest begin first: begun last, one processor would wait for them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """Many tests collect garbage: keep the thousands of tests, and what they import, out of each collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -39,9 +39,6 @@ from leaks import descriptors, leaves_nothing, threads, until
 
 from archivestream import CorruptArchiveError, background
 
-# Python 3.12 warns of every fork of a process that has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
 
 @pytest.fixture(autouse=True)
 def nothing_stays() -> Iterator[None]:

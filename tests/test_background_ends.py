@@ -29,9 +29,6 @@ from leaks import descriptors, is_alive, leaves_nothing, threads, until
 
 from archivestream import BackgroundIterator, background
 
-# Python 3.12 warns of every fork of a process that has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
 
 @pytest.fixture(autouse=True)
 def nothing_stays() -> Iterator[None]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(600)  # all cases run for one fixture, beside other tests
+
 ROOT = Path(__file__).resolve().parent.parent
 CASES = {
     "open_1m",
@@ -72,7 +74,7 @@ def has_peer(case: str) -> bool:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=580)
 
 
 @pytest.fixture(scope="module")

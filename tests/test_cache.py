@@ -29,8 +29,6 @@ from archivestream import Archive, Cache, CorruptArchiveError
 from archivestream._native.memberstore import MemberStore
 from archivestream._native.memberview import MemberView
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
 POLICIES = ["keep", "lru"]
 SHARED = [False] if sys.platform == "darwin" else [False, True]
 N = 60

@@ -21,10 +21,6 @@ import pytest
 import archivestream
 from archivestream import Archive, CorruptArchiveError
 
-# Python 3.12 warns of every fork of a process that has threads. The pool's threads hold no lock that a
-# child needs; that is what is tested here.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
 N = 200
 _random = random.Random(0)
 MEMBERS = [_random.randbytes(_random.choice([0, 100, 3000, 20_000])).hex().encode() for _ in range(N)]

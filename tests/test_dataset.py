@@ -29,8 +29,6 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split  # 
 from archivestream import ArchiveDataset  # noqa: E402
 
 pytestmark = [
-    # Python 3.12 warns of every fork of a process that has threads, and torch forks its workers.
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
     # Four workers are to be tested on two processors, too.
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
     # Beside the error itself, which is what is tested.

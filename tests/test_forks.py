@@ -23,12 +23,7 @@ import pytest
 import archivestream
 from archivestream import CorruptArchiveError
 
-# Python 3.12 warns of every fork of a process that has threads. The pool's threads hold no lock that a
-# child needs; that is what is tested here.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 N = 200
 _random = random.Random(0)

@@ -30,10 +30,7 @@ from torch.utils.data import DataLoader  # noqa: E402
 
 from archivestream import ArchiveDataset  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 N = 30
 PARTS = {

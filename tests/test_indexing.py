@@ -480,7 +480,6 @@ def collate(items: list[bytes]) -> list[bytes]:
 
 @pytest.mark.parametrize("kind", WORK)
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_workers(tmp_path, kind, start):
     data = pytest.importorskip("torch.utils.data")
     path = put(tmp_path, kind)

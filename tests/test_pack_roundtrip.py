@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("tree"))
 
 
+@cache
 def members() -> dict[str, bytes]:
     found = {f"{i:03d}": text(i * 331, i) if i % 3 else content(i * 97, i) for i in range(200)}
     return {**found, "large": text(3 << 20), "larger": text(9 << 20, 1), "empty": b""}

@@ -22,8 +22,6 @@ from torch.utils.data import BatchSampler, DataLoader  # noqa: E402
 from archivestream import ArchiveDataset  # noqa: E402
 
 pytestmark = [
-    # Python 3.12 warns of every fork of a process that has threads, and torch forks its workers.
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
     # torchdata calls what torch has deprecated.
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),
 ]

@@ -31,10 +31,7 @@ import archivestream
 from archivestream import Archive, ArchiveWarning, Cache, shared_files
 from archivestream._native.sharedstore import SharedStore
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
-    pytest.mark.skipif(sys.platform != "linux", reason="there are no robust locks here"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no robust locks here")
 
 N = 100
 MEMBERS = list(make_members([i % 9 * 1500 for i in range(N)]).values())

@@ -29,10 +29,7 @@ from torch.utils.data import ConcatDataset, DataLoader  # noqa: E402
 
 from archivestream import ArchiveDataset  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 CLASSES = ["cat", "dog", "emu"]
 N = 60
