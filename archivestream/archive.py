@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from archivestream import extraction, npy
 from archivestream._native.columns import Layout
+from archivestream._native.work import Consumer
 from archivestream.batch import Batch, PendingBatch, as_bytes, as_rows
 from archivestream.cache import Cache
 from archivestream.errors import ArchiveError
@@ -262,6 +263,23 @@ class Archive(Sequence[bytes]):
             As `read`, for the first member that is bad, without `errors`; what `out` holds then is undefined.
         """
         return Batch(*self._shared.reader.read_batch(self._selection.members(keys), as_bytes(out), errors))
+
+    def feed(self, keys: Keys, consumer: Consumer) -> None:
+        """Hand the bytes of some members to native code as they are read, on the threads that read them.
+
+        Parameters
+        ----------
+        keys : iterable of keys, or array of positions
+            As for `read_many`.
+        consumer : Consumer
+            Of this package, such as what `archivestream.tfrecord.ExampleParser.read` fills its arrays with.
+
+        Raises
+        ------
+        ArchiveError
+            As `read`, for the first member that is bad; the consumer does not get it.
+        """
+        self._shared.reader.feed(self._selection.members(keys), consumer)
 
     def read_padded(
         self,

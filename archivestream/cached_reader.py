@@ -8,6 +8,7 @@ each other. Errors are not kept: those who waited try for themselves.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from archivestream._native.columns import Layout
 from archivestream._native.memberview import MemberLookup, MemberView
+from archivestream._native.work import Consumer
 from archivestream.cache import Claim, MembersOfArchive
 from archivestream.fingerprint import describe
 from archivestream.index import Index, MemberIds
@@ -125,6 +127,12 @@ class CachedReader(MemberReader):
 
         self._serve(members, look, load, errors)
         return result
+
+    def feed(self, members: MemberIds, consumer: Consumer) -> None:
+        """Hand members to native code: as `MemberReader.feed`."""
+        data, offsets = self.read_batch(members, None)
+        for position, (begin, end) in enumerate(itertools.pairwise(offsets.tolist())):
+            consumer.take(position, data.data[begin:end])
 
     def _read_to(self, members: MemberIds, data: _Bytes, starts: MemberIds, errors: _Errors | None) -> None:
         """Read each member to its place in the memory of a batch: as `MemberReader._read_to`."""

@@ -5,7 +5,7 @@ A row per member, 48 bytes with ``name_offset``::
     size             u64  bytes of the member, decoded
     compressed_size  u64  in the source; where members share blocks, its share of them
     offset           u64  of the local header (ZIP), of the data (tar), or in the logical stream
-    crc32            u32  of the decoded bytes; 0 where the format has none
+    crc32            u32  of the decoded bytes, or their CRC-32C if the flag says so; 0 where the format has none
     codec            u16  ZIP's number of the compression method (APPNOTE 4.4.5)
     flags            u16  `MemberFlag`
     timestamp        u32  MS-DOS date and time (APPNOTE 4.4.6)

@@ -12,8 +12,9 @@ from copy import copy
 import numpy as np
 import zstandard
 
+from archivestream._native.checksums import crc32c
 from archivestream._native.codecs import Codec, Status, crc32
-from archivestream._native.columns import Layout
+from archivestream._native.columns import Layout, MemberFlag
 from archivestream.errors import ArchiveError, SourceError
 from archivestream.fallback import FALLBACKS, BadHeader, WindowTooLarge
 from archivestream.reader import MemberReader
@@ -37,6 +38,8 @@ def open_member(reader: MemberReader, member: int, *, verify: bool | None = None
     if size <= _WHOLE:
         return io.BufferedReader(_WholeMember(reader.read(member)))
     if reader.layout(member) != Layout.ENTRIES:
+        if int(reader.index["flags"][member]) & MemberFlag.CRC32C_BIT:
+            return io.BufferedReader(_Record(reader, member, verify), _PIECE)
         return io.BufferedReader(_RangeMember(reader, member), _PIECE)
     offset = reader.data_offset(member)
     if codec == Codec.STORED:
@@ -93,8 +96,7 @@ class _RangeMember(_SeekableRaw):
 
     def __init__(self, reader: MemberReader, member: int) -> None:
         super().__init__(int(reader.index["size"][member]))
-        if reader.refused(np.array([member], np.int64))[0]:
-            reader.read(member)  # raises what is wrong with it
+        _check_range(reader, member)
         self._reader = reader
         self._member = member
 
@@ -106,11 +108,19 @@ class _RangeMember(_SeekableRaw):
         return len(view)
 
 
+def _check_range(reader: MemberReader, member: int) -> None:
+    """Raise what is known to be wrong with a member that is a range of a stream."""
+    if reader.refused(np.array([member], np.int64))[0]:
+        reader.read(member)
+
+
 class _CheckedMember(_SeekableRaw):
     """Follows the checksum as long as the member is read from its start without a gap.
 
     What is once known to be bad is not handed out again: each later read raises the same error.
     """
+
+    _checksum = staticmethod(crc32)
 
     def __init__(self, reader: MemberReader, member: int, offset: int, verify: bool | None) -> None:
         super().__init__(int(reader.index["size"][member]))
@@ -145,7 +155,7 @@ class _CheckedMember(_SeekableRaw):
             self._crc = self._checked = 0
         if not self._verify or at != self._checked:
             return
-        self._crc = crc32(data, self._crc)
+        self._crc = self._checksum(data, self._crc)
         self._checked += len(data)
         if self._checked == self._size and self._crc != self._reader.index["crc32"][self._member]:
             raise self._reader.error(self._member, Status.BAD_CHECKSUM, 0)
@@ -156,6 +166,21 @@ class _StoredMember(_CheckedMember):
 
     def _fill(self, view: memoryview) -> int:
         self._reader.read_source(self._member, self._offset + self._position, view)
+        self._check(self._position, view)
+        return len(view)
+
+
+class _Record(_CheckedMember):
+    """A range of a stream that has a CRC-32C."""
+
+    _checksum = staticmethod(crc32c)
+
+    def __init__(self, reader: MemberReader, member: int, verify: bool | None) -> None:
+        _check_range(reader, member)
+        super().__init__(reader, member, int(reader.index["offset"][member]), verify)
+
+    def _fill(self, view: memoryview) -> int:
+        self._reader.read_range(self._member, self._position, view)
         self._check(self._position, view)
         return len(view)
 

@@ -21,7 +21,7 @@ from archivestream._native.columns import Layout, MemberFlag
 from archivestream._native.engine import Reader
 from archivestream._native.meter import Meter
 from archivestream._native.view import IndexView
-from archivestream._native.work import PendingRead
+from archivestream._native.work import Consumer, PendingRead
 from archivestream.errors import (
     ArchiveChangedError,
     ArchiveError,
@@ -32,7 +32,7 @@ from archivestream.fallback import decode
 from archivestream.index import Index, MemberIds
 from archivestream.limits import Limits
 from archivestream.members import METHODS
-from archivestream.reasons import REASONS, REASONS_IN_BLOCKS
+from archivestream.reasons import REASONS, REASONS_IN_BLOCKS, REASONS_OF_RECORDS
 from archivestream.sources import Source
 from archivestream.threads import processors
 
@@ -286,6 +286,12 @@ class MemberReader:
 
         return PendingMembers(pending, data, offsets, settle)
 
+    def feed(self, members: MemberIds, consumer: Consumer) -> None:
+        """Hand members to native code as they are read, on the threads that read them; raises as `read_many`."""
+        fetched, fetch = self._fetch(members)
+        failures = self._native.feed(members, consumer, fetched, fetch)
+        self._settle(failures, fetched, consumer.take)
+
     def read_slots(
         self, members: MemberIds, out: _Bytes, prefix: bytes, errors: dict[int, Exception] | None = None
     ) -> list[int]:
@@ -398,6 +404,8 @@ class MemberReader:
         codec = int(self.index["codec"][member])
         if self.layout(member) == Layout.BLOCKS:
             reason = REASONS_IN_BLOCKS.get(Status(status), reason)
+        if int(self.index["flags"][member]) & MemberFlag.CRC32C_BIT:
+            reason = REASONS_OF_RECORDS.get(Status(status), reason)
         text = reason.format(
             size=self.index["size"][member],
             compressed_size=self.index["compressed_size"][member],

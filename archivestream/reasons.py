@@ -11,7 +11,7 @@ from archivestream.errors import (
     UnsupportedFeatureError,
 )
 
-__all__ = ["REASONS", "REASONS_IN_BLOCKS"]
+__all__ = ["REASONS", "REASONS_IN_BLOCKS", "REASONS_OF_RECORDS"]
 
 REASONS: dict[Status, tuple[type[ArchiveError], str]] = {
     Status.BAD_DATA: (CorruptArchiveError, "its compressed data are damaged ({method})"),
@@ -93,4 +93,10 @@ REASONS_IN_BLOCKS: dict[Status, str] = {
     Status.TOO_FEW_BYTES: "the compressed data that it lies in hold fewer bytes than were indexed",
     Status.TOO_MANY_BYTES: "the compressed data that it lies in hold more bytes than were indexed",
     Status.TRAILING_BYTES: "the compressed data that it lies in end before the place that was indexed",
+}
+
+# What is said otherwise of TFRecords.
+REASONS_OF_RECORDS: dict[Status, str] = {
+    Status.BAD_CHECKSUM: "the {size} bytes of this record, at offset {offset}, do not have their CRC-32C {crc32:#010x}",
+    Status.TRUNCATED: "the file ends within the {size} bytes of this record, at offset {offset}",
 }

@@ -52,7 +52,7 @@ class _BatchList(ctypes.Structure):
     )
 
 
-def build(source: Path, third_party: Path, pattern: str) -> ctypes.CDLL:
+def build(source: Path, third_party: Path, pattern: str | None) -> ctypes.CDLL:
     """Compile a file of loops with a library, unless that was done before, and load it.
 
     Parameters
@@ -61,16 +61,18 @@ def build(source: Path, third_party: Path, pattern: str) -> ctypes.CDLL:
         The loops.
     third_party : Path
         The folder of the library, with its header, where ``setup.py`` unpacks it.
-    pattern : str
-        Of the sources in it.
+    pattern : str or None
+        Of the sources in it; None where all of it is in headers, which are ours.
     """
     if not third_party.is_dir():
         runpy.run_path(str(ROOT / "setup.py"))["third_party"]()
-    sources = [source, *sorted(third_party.glob(pattern))]
+    sources = [source] if pattern is None else [source, *sorted(third_party.glob(pattern))]
     compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
     command = [*shlex.split(compiler), "-O3", "-fPIC", "-shared", "-pthread", f"-I{third_party}"]
     command += map(str, sources)
     own = source.read_bytes() + source.with_name("limit.h").read_bytes()
+    if pattern is None:
+        own += b"".join(header.read_bytes() for header in sorted(third_party.glob("*.hpp")))
     digest = hashlib.sha256(own + "\0".join(command).encode()).hexdigest()
     library = BUILD / f"{source.stem}-{digest[:12]}.so"
     if not library.exists():

@@ -35,6 +35,8 @@ class Scale:
         Bytes of the pieces that are copied there by themselves.
     steps : int
         Batches after which memory is to be as it was after ten.
+    pixels : int
+        Bytes of the images in all TFRecord files.
     """
 
     rounds: int
@@ -57,6 +59,7 @@ class Scale:
     records: int
     copies: tuple[int, ...]
     steps: int
+    pixels: int
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "placement",
         "archive",
     ),
-    ("packing",),
+    ("packing", "tfrecord"),
     (
         "decoding",
         "labels",

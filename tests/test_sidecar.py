@@ -345,7 +345,7 @@ def test_a_forged_one_is_like_a_saved_one(tmp_path):
         (TAR, members("abc", names=[0x80, 0x41, 0x41])),
         (TAR, members("abcd", names=[0xF4, 0x90, 0x80, 0x80])),
         (TAR, members("a", "b", size=[1])),
-        (TAR, members("a", "b", flags=[0x1000, 0])),
+        (TAR, members("a", "b", flags=[0x2000, 0])),
         (TAR, members("a", "b", flags=[0x8, 0])),
         (TAR, members("a", "b", flags=[0x200, 0])),
         (TAR, members("a", "b", flags=[0x800, 0])),

@@ -9,6 +9,7 @@ from libc.errno cimport errno
 from libc.stdint cimport uint16_t
 from libc.string cimport memcmp, memcpy
 
+from archivestream._native.checksums cimport has_checksum, member_checksum
 from archivestream._native.codecs cimport (
     BAD_CHECKSUM, NOT_RUN, NO_MEMORY, OK, OVERLAP, PREFIX_DIFFERS, READ_FAILED, STORED, TRAILING_BYTES,
     TRUNCATED, crc32_of, decode)
@@ -167,11 +168,17 @@ cdef Status decode_block(
         return OK
     count_decoded(plan.meter, size)
     if codec == STORED:
-        if plan.verify and has_checksum(columns, task) and crc32_of(0, data, size) != columns.crc32[task.block]:
+        if (
+            plan.verify
+            and has_checksum(columns, task.source, task.block)
+            and member_checksum(columns, task.block, 0, data, size) != columns.crc32[task.block]
+        ):
             return BAD_CHECKSUM
         if skip and memcmp(data, plan.prefix, skip):
             return PREFIX_DIFFERS
-        if target != NULL and size > skip:
+        if plan.consume != NULL:
+            plan.consume(plan.consumer, task.position, data, size)
+        elif target != NULL and size > skip:
             memcpy(target, data + skip, size - skip)
         return OK
     if skip and target != NULL and target >= plan.room:
@@ -198,11 +205,9 @@ cdef Status decode_block(
         memcpy(target, saved, skip)
     elif skip and status == OK:
         memcpy(task.target, target + skip, size - skip)
+    if status == OK and plan.consume != NULL:
+        plan.consume(plan.consumer, task.position, target, size)
     return status
-
-
-cdef inline bint has_checksum(const Columns *columns, const Task *task) noexcept nogil:
-    return columns.sources[task.source].layout == ENTRIES
 
 
 cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
@@ -246,9 +251,9 @@ cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
     if <uint64_t> got < head + size - skip:
         return TRUNCATED
     count_decoded(plan.meter, size)
-    if plan.verify and not plan.raw and has_checksum(columns, task):
-        crc = crc32_of(0, scratch + head - skip, skip)
-        if crc32_of(crc, task.target, size - skip) != columns.crc32[task.block]:
+    if plan.verify and not plan.raw and has_checksum(columns, task.source, task.block):
+        crc = member_checksum(columns, task.block, 0, scratch + head - skip, skip)
+        if member_checksum(columns, task.block, crc, task.target, size - skip) != columns.crc32[task.block]:
             return BAD_CHECKSUM
     if skip and memcmp(scratch + head - skip, plan.prefix, skip):
         return PREFIX_DIFFERS

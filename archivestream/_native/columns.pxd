@@ -19,6 +19,7 @@ cpdef enum MemberFlag:
     SPARSE_BIT = 0x200          # its extents are in the table of sparse members
     BROKEN_LINK_BIT = 0x400     # a hard link to a member that is not there before it
     SEGMENTED_BIT = 0x800       # its compressed data are segments, which are in the table of blocks
+    CRC32C_BIT = 0x1000         # its `crc32` is a CRC-32C: TFRecord
     FORBIDDEN_BITS = 0x5E7      # any of those that make a member unreadable
     ELSEWHERE_BITS = 0x104      # any of those that mean that its offset is none in this file
 

@@ -23,6 +23,7 @@ class MemberFlag(IntEnum):
     SPARSE_BIT = 0x200
     BROKEN_LINK_BIT = 0x400
     SEGMENTED_BIT = 0x800
+    CRC32C_BIT = 0x1000
     FORBIDDEN_BITS = 0x5E7
     ELSEWHERE_BITS = 0x104
 

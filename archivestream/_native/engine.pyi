@@ -10,7 +10,7 @@ from archivestream._native.cache import BlockCache
 from archivestream._native.checkpoints import Dictionary
 from archivestream._native.meter import Meter
 from archivestream._native.view import IndexView
-from archivestream._native.work import PendingRead
+from archivestream._native.work import Consumer, PendingRead
 
 _Bytes: TypeAlias = ReadableBuffer | NDArray[Any]
 
@@ -38,6 +38,9 @@ class Reader:
     def read_many(
         self, blocks: NDArray[np.int64], fetched: _Fetched = None, fetch: _Fetch = None
     ) -> tuple[list[bytes], list[_Failure]]: ...
+    def feed(
+        self, blocks: NDArray[np.int64], consumer: Consumer, fetched: _Fetched = None, fetch: _Fetch = None
+    ) -> list[_Failure]: ...
     def offsets(self, blocks: NDArray[np.int64], offsets: NDArray[np.int64]) -> _Failure | None: ...
     def read_into(
         self,

@@ -23,9 +23,9 @@ from archivestream._native.codecs cimport (
 from archivestream._native.checkpoints cimport Dictionary
 from archivestream._native.columns cimport BLOCKS
 from archivestream._native.meter cimport Meter, MeterCounts
-from archivestream._native.plan cimport LARGEST_PREFIX, Columns, Plan, Source, Task, admit, locate
+from archivestream._native.plan cimport LARGEST_PREFIX, NO_MEMBER, Columns, Plan, Source, Task, admit, locate
 from archivestream._native.view cimport IndexView
-from archivestream._native.work cimport PendingRead, Work
+from archivestream._native.work cimport Consumer, PendingRead, Work
 
 
 @cython.final
@@ -239,6 +239,32 @@ cdef class Reader:
             result[failure[0]] = None
         return result, failures
 
+    def feed(self, const int64_t[::1] blocks not None, Consumer consumer not None, fetched=None, fetch=None):
+        """Hand members to a consumer as they are read, and return the failures: these it does not get."""
+        cdef Work work = self._plan(blocks, fetched, None)
+        cdef list whole = []    # the memory of members that come in pieces
+        cdef Task *task
+        cdef size_t i
+        if consumer.function == NULL:
+            raise ValueError("the consumer is not ready")
+        work.plan.consume, work.plan.consumer = consumer.function, consumer.context
+        work.owners += (consumer, whole)
+        for i in range(work.plan.n):
+            task = &work.plan.tasks[i]
+            if task.status == IN_PIECES:
+                data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> self.columns.size[task.block])
+                task.target = <uint8_t *> PyBytes_AS_STRING(data)
+                whole.append(data)
+        work.start(self.threads, True, fetch)
+        work.finish()
+        with nogil:
+            for i in range(work.plan.n):
+                task = &work.plan.tasks[i]
+                if task.target != NULL and task.status == OK:
+                    consumer.function(
+                        consumer.context, task.position, task.target, self.columns.size[task.block])
+        return work.failures()
+
     def offsets(self, const int64_t[::1] blocks not None, int64_t[::1] offsets not None):
         """Fill in where each block of a batch begins; stop before the first that is refused, and return it."""
         cdef Task task
@@ -277,6 +303,7 @@ cdef class Reader:
         if size == 0:
             return <int> OK, 0
         task.source = source
+        task.block = NO_MEMBER
         task.begin, task.end = begin, begin + size
         task.target = &out[0]
         work.start(self.threads, True, fetch)

@@ -11,8 +11,9 @@ from libc.string cimport memset
 from libcpp.algorithm cimport sort
 from libcpp.pair cimport pair
 
+from archivestream._native.checksums cimport combine_checksums, has_checksum
 from archivestream._native.codecs cimport (
-    BAD_CHECKSUM, BAD_INDEX, IN_PIECES, NOT_FETCHED, NOT_RUN, NO_MEMORY, OK, crc32_combine)
+    BAD_CHECKSUM, BAD_INDEX, IN_PIECES, NOT_FETCHED, NOT_RUN, NO_MEMORY, OK)
 from archivestream._native.columns cimport ENTRIES
 from archivestream._native.plan cimport BlockTable, Columns, Piece, Task
 
@@ -194,9 +195,9 @@ cdef void settle_pieces(Plan *plan) noexcept nogil:
         if piece.status != OK and task.status == IN_PIECES:
             task.status = piece.status
             task.error = piece.error
-        if plan.columns.sources[task.source].layout == ENTRIES:
+        if plan.verify and has_checksum(plan.columns, task.source, task.block):
             # In the order of the blocks, so in that of the member.
-            task.crc32 = crc32_combine(task.crc32, piece.crc32, piece.size)
+            task.crc32 = combine_checksums(plan.columns, task.block, task.crc32, piece.crc32, piece.size)
     for i in range(plan.n):
         task = &plan.tasks[i]
         if task.status != IN_PIECES:
@@ -204,7 +205,7 @@ cdef void settle_pieces(Plan *plan) noexcept nogil:
         task.status = OK
         if (
             plan.verify
-            and plan.columns.sources[task.source].layout == ENTRIES
+            and has_checksum(plan.columns, task.source, task.block)
             and task.crc32 != plan.columns.crc32[task.block]
         ):
             task.status = BAD_CHECKSUM

@@ -26,6 +26,7 @@ cdef enum:
     LARGEST_PREFIX = 4096       # bytes that `Plan.skip` may leave out
     LONGEST_NAME = 0xFFFF       # bytes of the name in a local header
     LONGEST_EXTRA = 0xFFFF      # … and of its extra field
+    NO_MEMBER = 0xFFFFFFFF      # `Task.block` of a range that is no member
 
 
 # How members lie in blocks that they share, and segments in their member: see `archivestream.index`.
@@ -122,6 +123,10 @@ cdef struct BlockTask:
     Status status
 
 
+# Takes a member that was read and checked, on the thread that did it: instead of a copy to a target.
+ctypedef void (*Consume)(void *consumer, uint32_t position, const uint8_t *data, uint64_t size) noexcept nogil
+
+
 # Tasks whose ranges lie together, read at once.
 cdef struct Group:
     size_t begin
@@ -142,6 +147,8 @@ cdef struct Plan:
     Blocks *cache               # NULL: nothing is kept
     size_t cache_limit          # bytes
     MeterCounts *meter          # NULL: nothing is counted
+    Consume consume             # NULL: members go to their targets
+    void *consumer
     bint whole                  # decode blocks to their ends
     bint verify                 # check the CRC-32
     bint raw                    # keep the compressed bytes: nothing is decoded or checked

@@ -15,6 +15,7 @@ from archivestream._native.blocks cimport find_data, run_group
 from archivestream._native.cache cimport Entry
 from archivestream._native.checkpoints cimport (
     SEGMENT_MARGIN_AFTER, SEGMENT_MARGIN_BEFORE, decode_segment, segment_extent)
+from archivestream._native.checksums cimport has_checksum, member_checksum
 from archivestream._native.codecs cimport (
     BAD_CHECKSUM, BAD_INDEX, DEFLATE, DEFLATE_SEGMENT, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, PREFIX_DIFFERS,
     READ_FAILED, STORED, TRUNCATED, ZSTD, ZSTD_SEGMENT, Status, crc32_of, decode, decode_with_dictionary, is_possible)
@@ -138,6 +139,7 @@ cdef Piece *piece_of_all(Plan *plan, BlockTask *task) noexcept nogil:
 cdef void scatter(Plan *plan, const BlockTask *task, const uint8_t *data) noexcept nogil:
     """Copy the pieces of a decoded block to their places, all but the prefix that members share."""
     cdef Piece *piece
+    cdef const Task *owner
     cdef const uint8_t *source
     cdef uint8_t *target
     cdef uint64_t size, place, in_prefix
@@ -157,9 +159,9 @@ cdef void scatter(Plan *plan, const BlockTask *task, const uint8_t *data) noexce
             place += in_prefix
         if target != NULL and size and target + (place - plan.skip) != source:
             memcpy(target + (place - plan.skip), source, size)
-        if plan.verify and plan.columns.sources[plan.tasks[piece.task].source].layout == ENTRIES:
-            # A segment: only its member has a checksum.
-            piece.crc32 = crc32_of(0, data + piece.begin, piece.size)
+        owner = &plan.tasks[piece.task]
+        if plan.verify and has_checksum(plan.columns, owner.source, owner.block):
+            piece.crc32 = member_checksum(plan.columns, owner.block, 0, data + piece.begin, piece.size)
 
 
 cdef Status decode_block(

@@ -1,9 +1,9 @@
 from libc.stddef cimport size_t
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cpp_bool
 from libcpp.memory cimport shared_ptr
 
-from archivestream._native.plan cimport Plan
+from archivestream._native.plan cimport Consume, Plan
 
 cdef extern from "thread_pool.hpp" namespace "archivestream" nogil:
     cdef cppclass Job:
@@ -20,6 +20,16 @@ cdef extern from "thread_pool.hpp" namespace "archivestream" nogil:
         @staticmethod
         uint64_t generation()
         cpp_bool run(const shared_ptr[Job] &job, size_t helpers)
+
+
+cdef int run_items(
+    void (*work)(void *, size_t) noexcept nogil, void *context, size_t items, size_t threads) except -1
+
+
+# What takes members as they are read: see `Reader.feed`.
+cdef class Consumer:
+    cdef Consume function       # NULL: not ready
+    cdef void *context
 
 
 cdef class Work:

@@ -1,5 +1,6 @@
 from typing import final
 
+from _typeshed import ReadableBuffer
 from typing_extensions import Never
 
 @final
@@ -7,6 +8,9 @@ class PendingRead:
     def __init__(self, *args: Never, **kwargs: Never) -> None: ...
     def done(self) -> bool: ...
     def wait(self) -> list[tuple[int, int, int, int]]: ...
+
+class Consumer:
+    def take(self, position: int, data: ReadableBuffer) -> None: ...
 
 @final
 class Work: ...

@@ -3,7 +3,7 @@
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libcpp cimport bool as cpp_bool
 
@@ -34,6 +34,42 @@ cdef enum:
 
 # How long a wait goes on before it looks for signals, so that Ctrl-C is answered.
 cdef double SLICE = 0.05
+
+
+cdef int run_items(
+    void (*work)(void *, size_t) noexcept nogil, void *context, size_t items, size_t threads
+) except -1:
+    """Have some threads, the caller among them, do all items of a job. Raises what a signal handler raises."""
+    cdef shared_ptr[Job] job = new_job(work, context, items)
+    cdef size_t helpers = min(threads, items)
+    cdef bint done = False
+    if helpers > 1:
+        ThreadPool.instance().run(job, helpers - 1)
+    try:
+        while not done:
+            with nogil:
+                done = job.get().help(SLICE) and job.get().wait(SLICE)
+            PyErr_CheckSignals()
+    except BaseException:
+        with nogil:     # the context may be gone once this has returned
+            job.get().cancel()
+            while not job.get().wait(1.0):
+                pass
+        raise
+    return 0
+
+
+cdef class Consumer:
+    """Takes members as they are read, on the threads that read them; made by subclasses in native code."""
+
+    def take(self, uint32_t position, const uint8_t[::1] data not None):
+        """Take the member at a position of a batch."""
+        cdef const uint8_t *start = &data[0] if data.shape[0] else <const uint8_t *> b""
+        cdef uint64_t size = data.shape[0]
+        if self.function == NULL:
+            raise ValueError("the consumer is not ready")
+        with nogil:
+            self.function(self.context, position, start, size)
 
 
 @cython.final

@@ -10,7 +10,7 @@ from typing import Any
 from archivestream._native.buffers import Buffer
 from archivestream.columns import Columns
 from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
-from archivestream.formats import gzip, tar, zstd
+from archivestream.formats import gzip, tar, tfrecord, zstd
 from archivestream.formats import zip as zip_format
 from archivestream.index import Index
 from archivestream.limits import Limits
@@ -110,7 +110,7 @@ def read_index(
             room=room,
         )
         return Found(index, source, crc, content)
-    if head.startswith(gzip.SIGNATURE):
+    if head.startswith(gzip.SIGNATURE) or tfrecord.is_in_zlib(head, source.name):
         index, decoded, crc = gzip.read_index(
             source,
             strict=strict,
@@ -120,6 +120,8 @@ def read_index(
             progress=progress,
         )
         return Found(index, decoded, crc)
+    if tfrecord.is_tfrecord(head):
+        return Found(tfrecord.read_index(source, limits=limits, progress=progress), source)
     if not tar.is_tar(head):  # whose last file may be a ZIP
         found = zip_format.read_index(
             source, strict=strict, limits=limits, metadata_encoding=metadata_encoding, progress=progress
@@ -133,13 +135,16 @@ def read_index(
             ),
             source,
         )
+    if tfrecord.is_named_so(source.name):
+        return Found(tfrecord.read_index(source, limits=limits, progress=progress), source)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for offset, signature, what, is_archive in _SIGNATURES:
         begin = text if signature.startswith(b"<") else head
         if begin[offset : offset + len(signature)].lower() == signature.lower():
             if is_archive:
                 raise UnsupportedFeatureError(
-                    f"this is {what}, which is not read; ZIP, tar, .tar.zst and .tar.gz are", archive=source.name
+                    f"this is {what}, which is not read; ZIP, tar, .tar.zst, .tar.gz and TFRecord are",
+                    archive=source.name,
                 )
             raise CorruptArchiveError(f"not an archive: it looks like {what}", archive=source.name)
     raise CorruptArchiveError(f"not an archive that is read: {_describe(head)}", archive=source.name)

@@ -1,4 +1,4 @@
-"""What a compressed file decodes to, as it comes: a tar, or something that is one member."""
+"""What a compressed file decodes to, as it comes: a tar, records, or something that is one member."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from typing import Any
 import numpy as np
 
 from archivestream._native.tarscan import TarScanner
+from archivestream._native.tfscan import RecordScanner
 from archivestream.columns import DTYPES
-from archivestream.formats import tar
+from archivestream.formats import tar, tfrecord
+from archivestream.formats.scanning import NO_TIME, REGULAR_FILE
 from archivestream.limits import Limits
 
-__all__ = ["NO_TIME", "Content", "single_member"]
-
-NO_TIME = (1 << 5 | 1) << 16  # MS-DOS: 1980-01-01, the first that there is
-_REGULAR_FILE = 0o100644 << 16
+__all__ = ["Content", "single_member"]
 
 
 class Content:
-    """Finds the members of a tar in a stream that comes in pieces.
+    """Finds the members of a tar, or the records of a TFRecord file, in a stream that comes in pieces.
 
     Parameters
     ----------
@@ -31,16 +30,19 @@ class Content:
     ----------
     size : int
         Bytes that have come.
+    kind : {"tar", "tfrecord"} or None
+        What the stream is, as far as that is known.
     """
 
     def __init__(self, name: str, *, strict: bool, limits: Limits, metadata_encoding: str | None) -> None:
         self.size = 0
+        self.kind: str | None = None
         self._name = name
         self._strict = strict
         self._limits = limits
         self._encoding = metadata_encoding
         self._head = b""  # until it is known what the stream is
-        self._scanner: TarScanner | None = None
+        self._scanner: TarScanner | RecordScanner | None = None
 
     def take(self, piece: Any) -> None:
         """Take the next bytes.
@@ -48,7 +50,7 @@ class Content:
         Raises
         ------
         ArchiveError
-            If they are those of a tar that is damaged, or more than the limits allow.
+            If what they belong to is damaged, or more than the limits allow.
         """
         begin = self.size
         self.size += len(piece)
@@ -57,23 +59,42 @@ class Content:
         elif len(self._head) < tar.HEADER:
             head = self._head + bytes(piece)
             self._head = head[: tar.HEADER]
-            if len(head) >= tar.HEADER and (tar.is_tar(head) or tar.may_be_empty(head, self._name)):
-                self._scanner = tar.new_scanner(strict=self._strict, limits=self._limits)
-                self._feed(head, 0)
+            if len(head) >= tar.HEADER:
+                self._begin(head)
 
     @property
     def members(self) -> int:
         """How many members have come so far."""
         return 0 if self._scanner is None else self._scanner.count
 
+    def _begin(self, head: bytes) -> None:
+        """Tell what the stream is: by its first bytes, and where they do not say, by its name."""
+        if len(head) >= tar.HEADER and (tar.is_tar(head) or tar.may_be_empty(head, self._name)):
+            self.kind = "tar"
+            self._scanner = tar.new_scanner(strict=self._strict, limits=self._limits)
+        elif tfrecord.is_tfrecord(head) or tfrecord.is_named_so(self._name):
+            self.kind = "tfrecord"
+            self._scanner = tfrecord.new_scanner(limits=self._limits)
+        else:
+            return
+        self._feed(head, 0)
+
     def _feed(self, piece: Any, begin: int) -> None:
         assert self._scanner is not None
-        tar.check(self._scanner, self._scanner.feed(piece, begin), self._name, self._limits)
+        fault = self._scanner.feed(piece, begin)
+        if isinstance(self._scanner, TarScanner):
+            tar.check(self._scanner, fault, self._name, self._limits)
+        else:
+            tfrecord.check(self._scanner, fault, self._name, self._limits)
 
     def finish(self) -> dict[str, Any] | None:
-        """Return the columns of the members, or None where the stream is no tar."""
+        """Return the columns of the members, or None where the stream is one member."""
+        if len(self._head) < tar.HEADER:
+            self._begin(self._head)
         if self._scanner is None:
             return None
+        if isinstance(self._scanner, RecordScanner):
+            return tfrecord.finish(self._scanner, self.size, self._name, limits=self._limits)
         return tar.finish(
             self._scanner,
             self.size,
@@ -93,7 +114,7 @@ def single_member(name: str, size: int, *, crc32: int = 0, timestamp: int = NO_T
         "crc32": crc32,
         "flags": 0,
         "timestamp": timestamp,
-        "attributes": _REGULAR_FILE,
+        "attributes": REGULAR_FILE,
     }
     columns: dict[str, Any] = {column: np.array([value], DTYPES[column]) for column, value in values.items()}
     columns["names"] = np.frombuffer(text, np.uint8)

@@ -1,4 +1,4 @@
-"""gzip (RFC 1952): a tar or a single file, compressed.
+"""gzip (RFC 1952): a tar, records or a single file, compressed; and zlib streams (RFC 1950) of records.
 
 The first open decodes all of it once, finds the members, and makes the index that later reads go by. That takes as
 long as rapidgzip does: some 400 MB of decoded bytes a second, in parallel from four threads on. A file of several
@@ -12,6 +12,8 @@ A member of a file (2.3)::
      8  u8 extra flags                       .  u16 CRC of the header, if bit 1
      9  u8 operating system                  .  the deflate stream
                                              .  u32 CRC-32, u32 size modulo 2**32 (ISIZE)
+
+A zlib stream has two bytes in front, and the Adler-32 of what it decodes to behind it, which rapidgzip does not check.
 
 What the stream decodes to is cut into blocks of 256 KiB, each with a CRC-32 that every later read is checked with.
 """
@@ -29,7 +31,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from archivestream._native.codecs import Codec, crc32
+from archivestream._native.codecs import Codec, adler32, crc32
 from archivestream._native.columns import BlockFlag, Layout
 from archivestream.columns import DTYPES
 from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
@@ -96,9 +98,11 @@ def read_index(
             raise UnsupportedFeatureError(message, archive=source.name) from error
         found = decode(end, 1)
     else:
-        isize = int.from_bytes(source.read_at(end - 4, 4), "little")
-        if isize != found.size & 0xFFFFFFFF:  # several members, or a wrong one
-            _check_members(source, strict, progress)
+        if not _has_trailer(source, found):  # several members, a wrong one, or something behind a zlib stream
+            end = _check_members(source, strict, progress)
+            if end != source.size:
+                found = decode(end, 1)
+    suffix = "gz" if _is_gzip(source) else "zlib"
     columns = _block_columns(found, end)
     if found.members is None:
         modified, in_header = _read_header(source, metadata_encoding)
@@ -113,7 +117,7 @@ def read_index(
         columns,
         data_end=[found.size],
         layouts=[Layout.BLOCKS],
-        formats=["gz" if found.members is None else "tar.gz"],
+        formats=[suffix if found.kind is None else f"{found.kind}.{suffix}"],
     )
     return index, open_decoded(source, index), crc
 
@@ -144,6 +148,8 @@ class _Decoded:
     index: bytes
     base_crc32: int | None
     members: Mapping[str, Any] | None
+    kind: str | None
+    adler32: int
 
 
 def _decode(
@@ -157,6 +163,7 @@ def _decode(
     buffer = bytearray(_BLOCK)
     crcs = array("I")
     size = crc = 0
+    adler = 1
     decoder = GzipDecoder(source, end, threads=threads)
     try:
         with memoryview(buffer) as view:
@@ -165,6 +172,7 @@ def _decode(
                 content.take(block)
                 crcs.append(crc32(block))
                 crc = crc32(block, crc)
+                adler = adler32(block, adler)
                 size += got
                 if progress is not None:
                     progress(min(decoder.position, end), source.size)
@@ -172,15 +180,30 @@ def _decode(
         base_crc32 = decoder.base_crc32
     finally:
         decoder.close()
-    return _Decoded(size, crc, crcs, index, base_crc32, content.finish())
+    members = content.finish()
+    return _Decoded(size, crc, crcs, index, base_crc32, members, content.kind, adler)
+
+
+def _is_gzip(source: Source) -> bool:
+    return bytes(source.read_at(0, 2)) == SIGNATURE
+
+
+def _has_trailer(source: Source, found: _Decoded) -> bool:
+    """Whether the file ends with what rapidgzip does not check: ISIZE, or the Adler-32 of zlib (RFC 1950, 2.2)."""
+    end = bytes(source.read_at(source.size - 4, 4))
+    if _is_gzip(source):
+        return int.from_bytes(end, "little") == found.size & 0xFFFFFFFF
+    return int.from_bytes(end, "big") == found.adler32
 
 
 def _check_members(source: Source, strict: bool, progress: Progress | None) -> int:
-    """Decode all members with zlib, which checks CRC-32 and ISIZE of each; return where the last one ends."""
+    """Decode all members with zlib, which checks what stands behind each; return where the last one ends."""
 
     def corrupt(message: str) -> CorruptArchiveError:
         return CorruptArchiveError(message, archive=source.name)
 
+    is_gzip = _is_gzip(source)
+    what, wbits = ("gzip member", 31) if is_gzip else ("zlib stream", zlib.MAX_WBITS)
     at = begin = number = 0  # of what is read next; of the member; its place among the others
     data = b""
     while True:
@@ -190,35 +213,35 @@ def _check_members(source: Source, strict: bool, progress: Progress | None) -> i
         begin = at - len(data)
         if number and not data:
             return begin
-        if number and not data.startswith(SIGNATURE[: len(data)]):
-            return _check_padding(source, begin, strict)
-        decoder = zlib.decompressobj(wbits=31)
+        if number and not (is_gzip and data.startswith(SIGNATURE[: len(data)])):
+            return _check_padding(source, begin, strict, what)
+        decoder = zlib.decompressobj(wbits)
         while not decoder.eof:
             if not data:
                 data = bytes(source.read_at(at, _PIECE))
                 at += len(data)
                 if not data:
-                    raise corrupt(f"the file ends within the gzip member at offset {begin}: it was truncated")
+                    raise corrupt(f"the file ends within the {what} at offset {begin}: it was truncated")
                 if progress is not None:
                     progress(at, source.size)
             try:
                 decoder.decompress(data, _BLOCK)  # no more at a time: what it expands to is of any size
             except zlib.error as error:
                 reason = str(error).rpartition(": ")[2]
-                raise corrupt(f"the gzip member at offset {begin} is damaged: {reason}") from error
+                raise corrupt(f"the {what} at offset {begin} is damaged: {reason}") from error
             data = decoder.unused_data or decoder.unconsumed_tail  # the former at its end only
         number += 1
 
 
-def _check_padding(source: Source, begin: int, strict: bool) -> int:
+def _check_padding(source: Source, begin: int, strict: bool, what: str) -> int:
     """Let zeros stand behind the last member, as tapes leave them and gzip accepts; nothing else."""
     for at in range(begin, source.size, _BLOCK):
         if any(source.read_at(at, _BLOCK)):
-            message = f"what follows the last gzip member, at offset {begin}, is none"
+            message = f"what follows the last {what}, at offset {begin}, is none"
             raise CorruptArchiveError(message, archive=source.name)
     if strict:
         raise CorruptArchiveError(
-            f"{source.size - begin} zero bytes follow the last gzip member, at offset {begin}", archive=source.name
+            f"{source.size - begin} zero bytes follow the last {what}, at offset {begin}", archive=source.name
         )
     return begin
 

@@ -18,6 +18,7 @@ from archivestream._native.tarheader import Fault, is_header
 from archivestream._native.tarscan import TarScanner
 from archivestream.errors import CorruptArchiveError, LimitExceededError, SourceError, UnsupportedFeatureError
 from archivestream.formats import names
+from archivestream.formats.scanning import scan as scan_headers
 from archivestream.index import Index
 from archivestream.limits import Limits
 from archivestream.sources import Source
@@ -25,9 +26,7 @@ from archivestream.sources import Source
 __all__ = ["HEADER", "check", "finish", "is_tar", "may_be_empty", "new_scanner", "read_index", "scan"]
 
 HEADER = 512  # bytes
-_LARGEST_READ = 256 << 10  # as in native code
 _SUFFIXES = ".tgz", ".taz", ".tzst"  # of names that do without ".tar"
-_BUDGET = 64 << 20  # bytes read between two reports of progress
 
 _FAULTS = {
     Fault.BAD_CHECKSUM: "the checksum of a header does not match: it is damaged, or no header where one must be",
@@ -93,26 +92,8 @@ def scan(
 ) -> dict[str, Any]:
     """Read all headers of a tar into the columns of an index."""
     scanner = new_scanner(strict=strict, limits=limits)
-    size = source.size
-    chunk = memoryview(bytearray(0 if source.is_native else _LARGEST_READ))
-    reported = 0
-    while scanner.wanted < size:
-        if source.memory is not None:
-            check(scanner, scanner.feed(source.memory, 0), source.name, limits)
-        elif source.descriptor >= 0:
-            check(scanner, scanner.scan(source.descriptor, size, _BUDGET), source.name, limits)
-        else:
-            at = scanner.wanted
-            piece = chunk[: min(scanner.window, size - at)]
-            if source.readinto_at(at, piece) < len(piece):
-                raise CorruptArchiveError("the file became shorter while it was read", archive=source.name)
-            check(scanner, scanner.feed(piece, at), source.name, limits)
-        if progress is not None and min(scanner.wanted, size) - reported >= _BUDGET:
-            reported = min(scanner.wanted, size)
-            progress(reported, size)
-    if progress is not None:
-        progress(size, size)
-    return finish(scanner, size, source.name, strict=strict, limits=limits, metadata_encoding=metadata_encoding)
+    scan_headers(source, scanner, lambda fault: check(scanner, fault, source.name, limits), progress)
+    return finish(scanner, source.size, source.name, strict=strict, limits=limits, metadata_encoding=metadata_encoding)
 
 
 def new_scanner(*, strict: bool, limits: Limits) -> TarScanner:

@@ -114,7 +114,7 @@ def read_index(
     columns |= single_member(_name_of(source), content.size) if members is None else _as_columns(members)
     columns["codec"] = np.full(len(columns["size"]), Codec.ZSTD, np.uint16)
     columns["compressed_size"] = _shares(columns)
-    name = "zst" if members is None else "tar.zst"
+    name = "zst" if content.kind is None else f"{content.kind}.zst"
     index = Index(columns, data_end=[source.size], layouts=[Layout.BLOCKS], formats=[name])
     return index, crc, decoded
 

@@ -46,6 +46,7 @@ FULL = Scale(
     records=16_384,
     copies=(4 << 20, 64 << 20, 256 << 20),
     steps=1000,
+    pixels=236_000_000,
 )
 QUICK = Scale(
     rounds=2,
@@ -68,6 +69,7 @@ QUICK = Scale(
     records=128,
     copies=(4 << 20,),
     steps=24,
+    pixels=2_000_000,
 )
 
 CASES: dict[str, Case] = {}

@@ -1,0 +1,3 @@
+from _typeshed import ReadableBuffer
+
+def crc32c(data: ReadableBuffer, initial: int = 0, *, portable: bool = False) -> int: ...
