@@ -109,6 +109,7 @@ EXTENSIONS = (
     "sequences",
     "sharedstore",
     "sharedview",
+    "storing",
     "tarheader",
     "tarpax",
     "tarscan",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from archivestream import extraction, npy
 from archivestream._native.columns import Layout
@@ -20,12 +21,14 @@ from archivestream._native.work import Consumer
 from archivestream.batch import Batch, PendingBatch, as_bytes, as_rows
 from archivestream.cache import Cache
 from archivestream.errors import ArchiveError
+from archivestream.formats.acumen import SHAPE, parse_shape
 from archivestream.index import MemberIds
 from archivestream.indexing import MODES, IndexMode
 from archivestream.limits import Limits
 from archivestream.member_io import open_member
 from archivestream.members import Member
 from archivestream.placement import Placement
+from archivestream.queries import evaluate, is_query
 from archivestream.reader import Allocate
 from archivestream.selection import Key, Keys, Names, Selection, describe_selection
 from archivestream.session import (
@@ -61,9 +64,11 @@ def open(  # the name that users type: archivestream.open
     Parameters
     ----------
     path : path, bytes, binary file object, or a sequence of them
-        A path may be a glob (``train-*.zip``) or have braces (``train-{000..127}.zip``); a file of exactly that
-        name comes first. Several archives are one, with the members of all in order. Bytes-like objects hold
-        an archive themselves; file objects must be seekable, and stay the property of the caller.
+        A path may be a glob (``train-*.zip``), have braces (``train-{000..127}.zip``) or a place for a number, as
+        `pack` takes it (``train-{:05d}.zip``: all that are numbered from 0 without a gap); a file of exactly that
+        name comes first. Several archives are one, with the members of all in order. A folder, or the table in it, is
+        a set of records of splitdataloader (``index.dat``) or of arrays of AcumenIndexer (``index.csv``). Bytes-like
+        objects hold an archive themselves; file objects must be seekable, and stay the property of the caller.
     strict : bool
         Refuse what is ambiguous or contradictory in an archive, where the default takes the usual reading.
     index : "auto", "require" or "memory"
@@ -163,7 +168,7 @@ class Archive(Sequence[bytes]):
     ) -> None:
         self._shared = shared
         if selection is None:
-            selection = Selection(shared.reader.index, shared.names[0])
+            selection = Selection(shared.reader.index, shared.names[0], shared.rows)
         self._selection = selection
         self._ancestry = (", ".join(shared.names),) if ancestry is None else ancestry
         self._size = len(selection)
@@ -172,7 +177,8 @@ class Archive(Sequence[bytes]):
     def __repr__(self) -> str:
         names = self._shared.names
         what = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        view = "" if self._selection.ids is None else f" of {len(self._selection.index)}"
+        shown, rows = self._selection.index, self._shared.rows
+        view = "" if self._ids is rows else f" of {len(shown if rows is None else rows)}"
         state = ", closed" if self._shared.closed else ""
         return f"<Archive {what}: {len(self)}{view} members{state}>"
 
@@ -407,6 +413,60 @@ class Archive(Sequence[bytes]):
         """
         return npy.read_arrays(self._shared.reader, self._selection.members(keys), out, errors)
 
+    def map_arrays(self, keys: Keys, *, dtype: DTypeLike | None = None) -> list[NDArray[Any]]:
+        """Return arrays that are stored uncompressed as read-only views of the file: nothing is read or copied.
+
+        They are valid only while the file is unchanged: what is written to it shows in them, and if it is cut short,
+        reading them ends the process. Checksums are **not** checked; `verify` does that. They may outlive the archive.
+
+        Parameters
+        ----------
+        keys : iterable of keys, or array of positions
+            As for `read_many`.
+        dtype : data type, optional
+            Of members that are values without a header, in the order of C, as AcumenIndexer stores them; their shape is
+            that in the column ``ai:shape`` of the metadata, or else they are rows. Default: they are ``.npy`` files.
+
+        Returns
+        -------
+        list of ndarray
+            Aligned to their type where the archive was written with ``align=64``.
+
+        Raises
+        ------
+        UnsupportedFeatureError
+            If a member is compressed, or holds Python objects.
+        CorruptArchiveError
+            If a member is no ``.npy`` file, or does not fit the type and shape.
+        ArchiveChangedError
+            If the file is not the one that was opened.
+        """
+        rows = self._selection.members(keys)
+        data = self._shared.mappings.members(rows)
+        shapes = itertools.repeat(None) if dtype is None else self._shapes(rows)
+        arrays: list[NDArray[Any]] = []
+        try:
+            for values, shape in zip(data, shapes, strict=False):
+                arrays.append(
+                    npy.view_array(values.data, None, None)
+                    if dtype is None
+                    else npy.view_values(values, np.dtype(dtype), shape)
+                )
+        except ArchiveError as error:
+            row = int(rows[len(arrays)])
+            reader = self._shared.reader
+            names = {"archive": reader.archive_name(row), "member": self._selection.index.name(row)}
+            raise type(error)(error.reason, **names) from error
+        return arrays
+
+    def _shapes(self, rows: MemberIds) -> Iterable[tuple[int, ...] | None]:
+        """Return the shapes of members that are values without a header, where they are known."""
+        metadata = self._shared.metadata
+        table = None if metadata is None else metadata.take(rows)
+        if table is None or SHAPE not in table.column_names:
+            return [None] * len(rows)
+        return [None if text is None else parse_shape(text) for text in table[SHAPE].to_pylist()]
+
     def open_member(self, key: Key) -> io.BufferedReader:
         """Open a member as a seekable binary file.
 
@@ -441,8 +501,8 @@ class Archive(Sequence[bytes]):
 
     def origin(self, key: Key) -> str:
         """Return the name of the archive, of several that are one, which holds a member."""
-        names = self._shared.names
-        return names[0] if len(names) == 1 else names[self._selection.index.source_of(self._selection.member(key))]
+        holders = self._shared.holders
+        return holders[0 if len(holders) == 1 else self._selection.index.source_of(self._selection.member(key))].name
 
     def files(self) -> NDArray[np.bool_]:
         """Say of each member whether it is a regular file, and no directory, link or device: a mask for `select`."""
@@ -505,8 +565,46 @@ class Archive(Sequence[bytes]):
             timestamp=int(column["timestamp"][member]),
             attributes=int(column["attributes"][member]),
             directory=index.is_dir(member),
-            archive=self._shared.names[index.source_of(member)],
+            archive=self._shared.holders[index.source_of(member)].name,
         )
+
+    @property
+    def metadata(self) -> Any:
+        """What is known of the members besides: a `pyarrow.Table` with a row for each, in their order, or None.
+
+        `pack` writes it from samples that are pairs of an array and a dict. `select` takes queries over its columns,
+        labels and splits of an `ArchiveDataset` take columns, views and concatenations have their rows of it, and
+        `repack` keeps it. What one of several archives does not have, and the others do, is null. It is read when it
+        is first asked for.
+
+        Raises
+        ------
+        ImportError
+            If there is any, and pyarrow is not installed: the extra ``metadata``.
+        CorruptArchiveError
+            If what holds it is damaged.
+        ValueError
+            If the same column is of types that do not go together in several archives.
+        """
+        self._shared.reader  # noqa: B018  # raises once the archive is closed
+        return None if self._shared.metadata is None else self._shared.metadata.take(self._ids)
+
+    def to_pandas(self) -> Any:
+        """Return the metadata as a `pandas.DataFrame`, by the names of the members.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed: the extra ``pandas``.
+        ArchiveError, ValueError
+            As `metadata`.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("a DataFrame needs pandas: pip install 'archivestream[pandas]'") from error
+        names, table = pandas.Index(self.namelist(), name="name"), self.metadata
+        return pandas.DataFrame(index=names) if table is None else table.to_pandas().set_index(names)
 
     def summary(self) -> Summary:
         """Return what the archive holds, in numbers; no member is read."""
@@ -531,16 +629,25 @@ class Archive(Sequence[bytes]):
                 return error.member
         return None
 
+    def is_query(self, text: str) -> bool:
+        """Whether `select` takes a text for a query over the metadata, and not for a pattern of names."""
+        return self._shared.metadata is not None and is_query(text)
+
     def positions(self, keys: Keys | str | slice) -> NDArray[np.int64]:
         """Return the positions of some members, from 0; no member is read.
 
         Parameters
         ----------
-        keys : glob pattern, slice, boolean mask, or keys
-            A pattern is matched against whole names, and ``*`` matches slashes, too, as in `fnmatch`.
+        keys : glob pattern, query, slice, boolean mask, or keys
+            A pattern is matched against whole names, and ``*`` matches slashes, too, as in `fnmatch`. In an archive
+            with `metadata`, a text that is a comparison in the syntax of Python is a query over its columns:
+            ``"label == 3 and split in ('train', 'val')"``, with ``and``, ``or``, ``not``, ``in`` and ``is None``;
+            nothing in it is run. A missing value fits none but ``is None``. (``names.match`` takes patterns only.)
 
         Raises
         ------
+        ValueError
+            If a query names a column that is not there, or compares what cannot be compared.
         IndexError
             If a position is not there, or a mask has not one value for each member.
         MemberNotFoundError
@@ -549,6 +656,8 @@ class Archive(Sequence[bytes]):
             If a key is neither a position nor a name.
         """
         if isinstance(keys, str):
+            if self.is_query(keys):
+                return np.flatnonzero(evaluate(keys, self.metadata))
             return self.names.match(keys)
         if isinstance(keys, slice):
             return np.arange(*keys.indices(len(self)), dtype=np.int64)
@@ -559,12 +668,12 @@ class Archive(Sequence[bytes]):
 
         Parameters
         ----------
-        keys : glob pattern, slice, boolean mask, or keys
+        keys : glob pattern, query, slice, boolean mask, or keys
             As for `positions`.
 
         Raises
         ------
-        IndexError, MemberNotFoundError, TypeError
+        ValueError, IndexError, MemberNotFoundError, TypeError
             As `positions`.
         """
         places = self.positions(keys)
@@ -587,7 +696,7 @@ class Archive(Sequence[bytes]):
             shared, bases = self._shared, (0, 0)
         else:
             shared, bases = self._shared.join(other._shared), (0, len(self._shared.reader.index))
-            if self._selection.ids is None and other._selection.ids is None:
+            if all(part._ids is part._shared.rows for part in parts):
                 return Archive(shared, None, ancestry)
         rows = [part._selection.rows(0, len(part)) + base for part, base in zip(parts, bases, strict=True)]
         return Archive(shared, Selection(shared.reader.index, shared.names[0], np.concatenate(rows)), ancestry)
@@ -714,9 +823,11 @@ class Archive(Sequence[bytes]):
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._shared, self._selection.ids, self._ancestry)
+        whole = self._ids is self._shared.rows
+        return _restore, (self._shared, None if whole else self._ids, self._ancestry)
 
 
 def _restore(shared: Session, ids: MemberIds | None, ancestry: tuple[str, ...]) -> Archive:
     """Make an archive or a view anew where its pickle is loaded."""
-    return Archive(shared, Selection(shared.reader.index, shared.names[0], ids), ancestry)
+    selection = None if ids is None else Selection(shared.reader.index, shared.names[0], ids)
+    return Archive(shared, selection, ancestry)

@@ -93,6 +93,7 @@ class ArchiveDataset(Dataset[Any]):
     torchvision's ImageFolder. They come from
 
     - ``"folder"``: the name of the folder that holds the member (ImageFolder's);
+    - the name of a column of the metadata (`Archive.metadata`); grouped, of the first member of a sample;
     - a mapping from the names of samples;
     - ``"labels.csv:target"``: the column ``target`` of a CSV, TSV or JSON member of the archive, which is then no
       sample. JSON holds ``{name: label}``, ``{name: {"target": label}}``, or a list of records. Text in CSV that is a
@@ -318,8 +319,9 @@ class ArchiveDataset(Dataset[Any]):
 
         Parameters
         ----------
-        keys : glob pattern, slice, boolean mask, or keys
-            As for `Archive.select`; the names of grouped samples are their stems.
+        keys : glob pattern, query, slice, boolean mask, or keys
+            As for `Archive.select`; the names of grouped samples are their stems, and their metadata those of their
+            first members.
 
         Raises
         ------
@@ -329,8 +331,10 @@ class ArchiveDataset(Dataset[Any]):
         if self.bounds is None:
             places = self.archive.positions(keys)
         else:
-            found = keys if isinstance(keys, slice) else SampleKeys(self.archive.names, self.bounds).places(keys)
-            places = self.archive.select(self.bounds[:-1]).positions(found)
+            firsts = self.archive.select(self.bounds[:-1])
+            if not (isinstance(keys, slice) or (isinstance(keys, str) and firsts.is_query(keys))):
+                keys = SampleKeys(self.archive.names, self.bounds).places(keys)
+            places = firsts.positions(keys)
         return self._view(places, describe_selection(keys, len(places), len(self)))
 
     def __add__(self, other: Any) -> Any:
@@ -367,7 +371,7 @@ class ArchiveDataset(Dataset[Any]):
         parts: Mapping[str, float],
         *,
         seed: int = ...,
-        stratify: bool | Sequence[Any] | NDArray[Any] = ...,
+        stratify: bool | str | Sequence[Any] | NDArray[Any] = ...,
         groups: None = ...,
     ) -> dict[str, ArchiveDataset]: ...
     @overload
@@ -382,7 +386,7 @@ class ArchiveDataset(Dataset[Any]):
         parts: Mapping[str, float] | Splitter,
         *,
         seed: int = 0,
-        stratify: bool | Sequence[Any] | NDArray[Any] = False,
+        stratify: bool | str | Sequence[Any] | NDArray[Any] = False,
         groups: Groups = None,
     ) -> dict[str, ArchiveDataset] | list[tuple[ArchiveDataset, ArchiveDataset]]:
         """Split the samples into views; nothing is read or decoded.
@@ -394,12 +398,13 @@ class ArchiveDataset(Dataset[Any]):
             scikit-learn: KFold, StratifiedKFold, GroupKFold, ShuffleSplit, or any other object with its ``split``.
         seed : int
             Of the shuffle, where shares are given: the same parts on every platform, and with every version.
-        stratify : bool or array of shape (n,)
-            Give each part the same share of each class, to within one sample: of the labels, or of the classes given
-            here. For shares; splitters have their own (StratifiedKFold), which get the labels.
-        groups : "folder", callable or array of shape (n,), optional
-            What a splitter keeps together (GroupKFold): samples of one folder, of one value that the callable returns
-            for their names, or of one value here.
+        stratify : bool, str or array of shape (n,)
+            Give each part the same share of each class, to within one sample: of the labels, of a column of the
+            metadata, or of the classes given here. For shares; splitters have their own (StratifiedKFold), which get
+            the labels.
+        groups : "folder", str, callable or array of shape (n,), optional
+            What a splitter keeps together (GroupKFold): samples of one folder, of one value in a column of the
+            metadata, of one that the callable returns for their names, or of one value here.
 
         Returns
         -------
@@ -423,7 +428,8 @@ class ArchiveDataset(Dataset[Any]):
         if isinstance(parts, Mapping):
             if groups is not None:
                 raise ValueError("groups are for splitters: sklearn.model_selection.GroupShuffleSplit and the like")
-            found = split_by_shares(parts, len(self), seed, find_strata(stratify, targets, len(self)))
+            strata = find_strata(stratify, targets, self.archive, self.bounds, self.names)
+            found = split_by_shares(parts, len(self), seed, strata)
             stratified = "" if stratify is False else ", stratified"
             step = f"of split {dict(parts)}, seed {seed}{stratified}"
             return {name: self._view(places, f"{name} {step}") for name, places in found.items()}

@@ -92,8 +92,9 @@ def find_index(
             sidecar.drop_partial(source)  # nothing comes of it
         raise
     path = None
-    # The directory of a ZIP is an index already.
-    if mode == "auto" and found.index.layouts[0] != Layout.ENTRIES and sidecar.places(source):
+    # The directory of a ZIP is an index already, and so is a file that lists what lies in others.
+    is_saved = found.index.layouts[0] != Layout.ENTRIES and not found.files
+    if mode == "auto" and is_saved and sidecar.places(source):
         try:
             path = save(source, found.index, found.crc32, strict=strict, metadata_encoding=metadata_encoding)
         except ArchiveChangedError:
@@ -105,7 +106,7 @@ def find_index(
                 ArchiveWarning,
                 stacklevel=2,
             )
-    return Indexed(found.index, found.source, found.crc32, found.content, path)
+    return Indexed(**vars(found), sidecar=path)
 
 
 def save(

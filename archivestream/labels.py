@@ -1,4 +1,4 @@
-"""Labels of samples: from folders, mappings, tables in the archive, parts, or a callable; and what they are made of."""
+"""Labels of samples: from folders, mappings, metadata, tables in the archive, parts, or a callable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from archivestream.decoding.texts import decode_json, decode_text, read_rows
 from archivestream.errors import ArchiveError, CorruptArchiveError, MemberNotFoundError
 from archivestream.selection import split_name
 
-__all__ = ["LabelFile", "Labels", "Samples", "Targets", "find_targets", "join_targets", "label_file"]
+__all__ = ["LabelFile", "Labels", "Samples", "Targets", "find_column", "find_targets", "join_targets", "label_file"]
 
 Labels: TypeAlias = str | Mapping[str, Any] | Callable[[str], Any]
 # The target of each sample, shape (n,), and the names of the classes, where these are numbered.
@@ -91,12 +91,42 @@ def find_targets(labels: Labels, samples: Samples) -> Targets:
     if callable(labels):
         found = [labels(name) for name in samples.names]
         return _to_targets(_all_there(found, samples.names, "from the callable"))
+    if type(labels) is str and _has_column(labels, samples.archive):
+        return _to_targets(find_column(labels, samples.archive, samples.bounds, samples.names))
     if type(labels) is str and samples.bounds is not None:
         return _to_targets(_read_parts(labels, samples, samples.bounds))
     raise ValueError(
-        "labels are 'folder', a mapping, a callable, a CSV, TSV or JSON member ('labels.csv:column'), or, with "
-        f"group=True, the extension of a part, not {labels!r}"
+        "labels are 'folder', a column of the metadata, a mapping, a callable, a CSV, TSV or JSON member "
+        f"('labels.csv:column'), or, with group=True, the extension of a part, not {labels!r}"
     )
+
+
+def _has_column(name: str, archive: Archive) -> bool:
+    table = archive.metadata
+    return table is not None and name in table.column_names
+
+
+def find_column(name: str, archive: Archive, bounds: NDArray[np.int64] | None, names: Sequence[str]) -> list[Any]:
+    """Return the values of a column of the metadata: of each sample or, grouped, of its first member.
+
+    Parameters
+    ----------
+    name : str
+        Of the column.
+    archive, bounds, names
+        As of `Samples`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, or a sample has no value in it.
+    """
+    table = archive.metadata
+    if table is None or name not in table.column_names:
+        there = "there are no metadata" if table is None else f"there are {', '.join(table.column_names)}"
+        raise ValueError(f"{archive.ancestry[0]}: there is no column {name!r} of metadata; {there}")
+    column = table[name] if bounds is None else table[name].take(bounds[:-1])
+    return _all_there(column.to_pylist(), names, f"in the column {name!r} of the metadata")
 
 
 def join_targets(first: Targets, second: Targets) -> Targets:

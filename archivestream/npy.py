@@ -17,7 +17,7 @@ from archivestream.errors import ArchiveError, CorruptArchiveError, UnsupportedF
 from archivestream.index import MemberIds
 from archivestream.reader import Allocate, MemberReader, take_bytes, without_frames
 
-__all__ = ["decode_array", "read_arrays"]
+__all__ = ["decode_array", "read_arrays", "view_array", "view_values"]
 
 _LONGEST_PREFIX = 4096  # what the engine leaves out at the start of a member
 _MOST_DIMENSIONS = 32  # of NumPy 1
@@ -181,7 +181,12 @@ def _copy(reader: MemberReader, member: int, result: NDArray[Any], place: int) -
 
 
 def decode_array(data: bytes | memoryview, archive: str | None, member: str | None) -> NDArray[Any]:
-    """Decode the bytes of one ``.npy`` file to a new array.
+    """Decode the bytes of one ``.npy`` file to a new array: see `view_array`."""
+    return view_array(data, archive, member).copy("K")
+
+
+def view_array(data: bytes | memoryview, archive: str | None, member: str | None) -> NDArray[Any]:
+    """Return the array that the bytes of one ``.npy`` file are, in their memory.
 
     Raises
     ------
@@ -200,4 +205,23 @@ def decode_array(data: bytes | memoryview, archive: str | None, member: str | No
             member=member,
         )
     flat = np.frombuffer(data, dtype, count, len(prefix)) if count * dtype.itemsize else np.empty(count, dtype)
-    return flat.reshape(shape, order="F" if order else "C").copy("K")
+    return flat.reshape(shape, order="F" if order else "C")
+
+
+def view_values(data: NDArray[np.uint8], dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
+    """Return the array that some bytes are, in their memory; without a shape, a row.
+
+    Raises
+    ------
+    UnsupportedFeatureError
+        If it would hold Python objects.
+    CorruptArchiveError
+        If there are more or fewer bytes than it takes.
+    """
+    if dtype.hasobject:
+        raise UnsupportedFeatureError(f"bytes are no Python objects: dtype={dtype}")
+    count = -1 if shape is None else math.prod(shape)
+    if data.size % dtype.itemsize or (shape is not None and data.size // dtype.itemsize != count):
+        what = f"values of {dtype}" if shape is None else f"{shape} values of {dtype}"
+        raise CorruptArchiveError(f"its {data.size} bytes are no {what}")
+    return data.view(dtype) if shape is None else data.view(dtype).reshape(shape)

@@ -375,14 +375,18 @@ class MemberReader:
             f"the file is not the one that was indexed: {change}; open it again", archive=source.name, member=name
         )
 
-    def data_offset(self, member: int) -> int:
-        """Return where the data of a member begin in its source, after a check of its local header."""
-        source = self.sources[self.index.source_of(member)]
-        size = 30 + len(self.index.raw_name(member))
-        try:
-            header = source.read_at(int(self.index["offset"][member]), size)
-        except (OSError, CorruptArchiveError) as error:
-            raise self._source_error(member, error) from error
+    def data_offset(self, member: int, header: _Bytes | bytearray | None = None) -> int:
+        """Return where the data of a member begin in its source, after a check of its local header.
+
+        That is read, unless the bytes at its place are given.
+        """
+        if header is None:
+            source = self.sources[self.index.source_of(member)]
+            size = 30 + len(self.index.raw_name(member))
+            try:
+                header = source.read_at(int(self.index["offset"][member]), size)
+            except (OSError, CorruptArchiveError) as error:
+                raise self._source_error(member, error) from error
         offset = self._native.data_offset(member, header)
         if isinstance(offset, int):
             return offset

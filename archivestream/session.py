@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,12 @@ from archivestream.cache import Cache
 from archivestream.cached_reader import CachedReader, cache_key
 from archivestream.errors import ArchiveChangedError, ArchiveError, SourceError
 from archivestream.fingerprint import describe
+from archivestream.formats import find_table
 from archivestream.index import Index
 from archivestream.indexing import Indexed, IndexMode, find_index, save
 from archivestream.limits import Limits
+from archivestream.mapping import Mappings
+from archivestream.metadata import Metadata, Part, find_part, shown_rows
 from archivestream.paths import expand
 from archivestream.reader import MemberReader, source_error
 from archivestream.sources import (
@@ -65,7 +69,8 @@ def _open_sources(path: Openable) -> Iterator[Source]:
     if isinstance(path, bytes | bytearray | memoryview):
         yield MemorySource(path)
     elif isinstance(path, str | os.PathLike):
-        yield from map(LocalSource, expand(os.fspath(path)))
+        for one in expand(os.fspath(path)):
+            yield LocalSource(find_table(one))
     elif OpenFileSource.fits(path):
         yield OpenFileSource(path)
     else:
@@ -98,12 +103,16 @@ class Options:
         shares = _shares(sources, progress)
         # What is decoded and what is kept of it are there at the same time, and that of all sources together.
         room = self.cache // (2 * len(sources))
-        parts = [self.find_index(source, share, room=room) for source, share in zip(sources, shares, strict=True)]
-        index = Index.concatenate([part.index for part in parts])
-        reader = self.make_reader(index, [part.source for part in parts], [part.sidecar for part in parts])
-        for place, part in enumerate(parts):
-            reader.keep(place, part.content)
-        return Session(reader, self, sources, parts[0].crc32)
+        found = [self.find_index(source, share, room=room) for source, share in zip(sources, shares, strict=True)]
+        index = Index.concatenate([one.index for one in found])
+        indexed = [source for one in found for source in one.files or (one.source,)]
+        reader = self.make_reader(index, indexed, [one.sidecar for one in found])
+        parts, place = [], 0
+        for source, one in zip(sources, found, strict=True):
+            reader.keep(place, one.content)
+            parts.append(find_part(source, one.files or (source,), one.index, one.order, one.metadata))
+            place += len(parts[-1].holders)
+        return Session(reader, self, parts, found[0].crc32)
 
     def make_reader(self, index: Index, sources: Sequence[Source], sidecars: Sequence[Path | None]) -> MemberReader:
         """Make a reader of the members of some sources."""
@@ -167,12 +176,28 @@ def _share(progress: Progress, begin: int, size: int, total: int) -> Progress:
 class Session:
     """What an archive and its views have in common: they are closed together."""
 
-    def __init__(self, reader: MemberReader, options: Options, files: Sequence[Source], crc32: int | None) -> None:
+    def __init__(
+        self,
+        reader: MemberReader,
+        options: Options,
+        parts: Sequence[Part],
+        crc32: int | None,
+    ) -> None:
         self.options = options
         self.crc32 = crc32  # of the first file, where that is known
-        self.files = tuple(files)
-        self.names = [source.name for source in files]
+        self.files = tuple(part.file for part in parts)
+        self.names = [source.name for source in self.files]
+        self.holders = [source for part in parts for source in part.holders]
+        self.rows = shown_rows(parts)  # of the members in the index, in order; None for all
+        self.metadata: Metadata | None = None
+        if any(part.has_metadata for part in parts):
+            self.metadata = Metadata(parts, self.rows, reader)
+        self._parts = tuple(parts)
+        self._begin(reader)
+
+    def _begin(self, reader: MemberReader) -> None:
         self._reader: MemberReader | None = reader
+        self._mappings: Mappings | None = None
         # One member by its row: asked for so often that it is at hand.
         self.read = reader.lookup if isinstance(reader, CachedReader) else reader.read
 
@@ -184,23 +209,37 @@ class Session:
         return self._reader
 
     @property
+    def mappings(self) -> Mappings:
+        """The files, mapped; raises `ValueError` once the archive is closed."""
+        reader = self.reader
+        if self._mappings is None:
+            self._mappings = Mappings(reader)
+        return self._mappings
+
+    @property
     def closed(self) -> bool:
         """Whether the archive was closed."""
         return self._reader is None
 
     def metered(self, threads: int | None) -> Session:
         """Share all but the reader: see `archivestream.Archive.metered`."""
-        return Session(self.reader.metered(threads), self.options, self.files, self.crc32)
+        shared = copy(self)
+        shared._begin(self.reader.metered(threads))
+        return shared
 
     def close(self) -> None:
         """Let go of the reader."""
         # The descriptors close when the last call and the last pending batch have let go of the reader.
-        self._reader = None
+        self._reader = self._mappings = None
+        self.metadata = None
         self.read = partial(_refuse, self.names[0])
 
     def save_index(self, path: Path | None, progress: Progress | None) -> list[Path]:
         """Save the index of each source: see `archivestream.Archive.save_index`."""
         index = self.reader.index
+        for part in self._parts:
+            if part.holders != (part.file,):
+                raise ValueError(f"{part.file.name}: it is an index itself; there is nothing to save")
         if len(self.files) == 1:
             return [self.options.save_index(self.files[0], index, self.crc32, path)]
         if path is not None:
@@ -225,13 +264,13 @@ class Session:
             [source for part in parts for source in part.sources],
             [path for part in parts for path in part.sidecars],
         )
-        return Session(reader, self.options, (*self.files, *other.files), None)
+        return Session(reader, self.options, (*self._parts, *other._parts), None)
 
     def fingerprint(self) -> list[str]:
         """Tell the archive from another that has come to stand in its place, though its time of modification differ."""
         index = self.reader.index
         found = [index.fingerprint()]
-        for file, layout in zip(self.files, index.layouts, strict=True):
+        for file, layout in zip(self.holders, index.layouts, strict=True):
             if layout == Layout.RANGES:  # whose index knows no checksum
                 now = describe(file)
                 found += [now["archive_size"], now["archive_ends"]]

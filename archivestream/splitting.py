@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archivestream.archive import Archive
+from archivestream.labels import find_column
 
 __all__ = ["Groups", "Splitter", "find_groups", "find_strata", "split_by_shares", "split_by_splitter"]
 
@@ -146,13 +147,19 @@ def _path(table: _Positions, low: _Positions, high: _Positions, start: int, ends
 
 
 def find_strata(
-    stratify: bool | Sequence[Any] | NDArray[Any], targets: NDArray[Any] | None, n: int
+    stratify: bool | str | Sequence[Any] | NDArray[Any],
+    targets: NDArray[Any] | None,
+    archive: Archive,
+    bounds: _Positions | None,
+    names: Sequence[str],
 ) -> NDArray[Any] | None:
     """Return the class of each sample to stratify by; raises `ValueError` where there is none."""
     if stratify is False:
         return None
+    if isinstance(stratify, str):
+        stratify = find_column(stratify, archive, bounds, names)
     if stratify is not True:
-        return _one_each("stratify", stratify, n)
+        return _one_each("stratify", stratify, len(names))
     if targets is None or targets.dtype.kind == "f":
         raise ValueError("there are no classes to stratify by: give labels=, or stratify= an array of classes")
     return targets
@@ -166,7 +173,7 @@ def find_groups(
         return None
     if isinstance(groups, str):
         if groups != "folder":
-            raise ValueError(f"groups are 'folder', a callable or an array, not {groups!r}")
+            return np.asarray(find_column(groups, archive, bounds, names))
         number, _ = archive.names.folders()
         return number if bounds is None else number[bounds[:-1]]
     return _one_each("groups", [groups(name) for name in names] if callable(groups) else groups, len(names))

@@ -36,6 +36,10 @@ CASES = {
     "pack_zip",
     "pack_zst",
     "segmented",
+    "shards_write",
+    "shards_random",
+    "shards_blocks",
+    "arrays_10k",
     "order_1e9",
     "block_order",
     "cached_getitem",
@@ -57,13 +61,27 @@ CASES = {
 ON_A_DEVICE = {case for case in CASES if case.startswith("cuda_")}
 WITHOUT_PEER = {"zst_batch", "zst_index", "zst_read_all", "zst_member", "order_1e9", "block_order"}
 WITHOUT_PEER |= ON_A_DEVICE - {"cuda_peers"}
-WITHOUT_LIMIT = {"pack_zip", "pack_zst", "cuda_exact", "cuda_flat", "cuda_resume"}
+WITHOUT_LIMIT = {
+    "pack_zip",
+    "pack_zst",
+    "shards_write",
+    "shards_random",
+    "shards_blocks",
+    "arrays_10k",
+    "cuda_exact",
+    "cuda_flat",
+    "cuda_resume",
+}
 # Those of the machine alone.
 WITHOUT_OURS = {"cuda_copy"}
 # How fast batches get to ordinary memory has no target.
 NEEDS_GPU = ON_A_DEVICE - {"cuda_exact", "cuda_flat", "cuda_resume"}
 # Cases whose peer is left out where it is not installed: packages, programs.
-PACKAGES = {case: ["cdmltrain"] for case in ("zst_cdml", "zst_cdml_images", "memory_blocks", "cached_getitem")}
+PACKAGES = {
+    **{case: ["cdmltrain"] for case in ("zst_cdml", "zst_cdml_images", "memory_blocks", "cached_getitem")},
+    **{case: ["splitdataloader"] for case in ("shards_write", "shards_random", "shards_blocks")},
+    "arrays_10k": ["acumenindexer"],
+}
 PROGRAMS = {"pack_zip": ["zip"], "pack_zst": ["tar", "zstd"]}
 MEMORY = {"epoch_memory", "memory_blocks"}
 

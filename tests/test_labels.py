@@ -114,7 +114,7 @@ def test_samples_without_a_label() -> None:
 
 @pytest.mark.parametrize("wrong", ["", "cls", "labels.txt:a", 3, ["a"]])
 def test_labels_that_are_nothing(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="labels are 'folder', a mapping"):
+    with pytest.raises(ValueError, match="labels are 'folder', a column of the metadata, a mapping"):
         ArchiveDataset(zip_of(files()), labels=wrong)
 
 

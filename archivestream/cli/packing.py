@@ -59,6 +59,10 @@ Shards: TypeAlias = Annotated[int | None, typer.Option(min=1, show_default=False
 MaxShardBytes: TypeAlias = Annotated[
     int | None, typer.Option(metavar="BYTES", min=1, show_default=False, help="Begin a new archive before this size.")
 ]
+Append: TypeAlias = Annotated[bool, typer.Option("--append", help="Add shards to those that are there.")]
+Shuffle: TypeAlias = Annotated[
+    int | None, typer.Option(metavar="SEED", show_default=False, help="Write the members in a random order.")
+]
 Threads: TypeAlias = Annotated[
     int | None,
     typer.Option(min=1, max=MOST_THREADS, show_default="one per processor", help="Threads that compress."),
@@ -81,6 +85,8 @@ def pack(
     dictionary: Dictionary = False,
     shards: Shards = None,
     max_shard_bytes: MaxShardBytes = None,
+    append: Append = False,
+    shuffle: Shuffle = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -102,6 +108,8 @@ def repack(
     dictionary: Dictionary = False,
     shards: Shards = None,
     max_shard_bytes: MaxShardBytes = None,
+    append: Append = False,
+    shuffle: Shuffle = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
     strict: Strict = False,

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from archivestream._native.buffers import Buffer
 from archivestream.columns import Columns
 from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
-from archivestream.formats import gzip, tar, tfrecord, zstd
+from archivestream.formats import acumen, gzip, splitdata, tar, tfrecord, zstd
 from archivestream.formats import zip as zip_format
 from archivestream.index import Index
 from archivestream.limits import Limits
 from archivestream.sources import Source
+from archivestream.tables import MakeTable
 
-__all__ = ["Found", "open_decoded", "read_index"]
+__all__ = ["Found", "find_table", "open_decoded", "read_index"]
 
 _HEAD = 512
 
@@ -59,12 +64,21 @@ class Found:
         Of the whole file, where all of it was read.
     content : list of Buffer
         What its blocks decode to, where that is known and small.
+    files : list of Source
+        Where the file only says where members lie in others: those, as the sources of the index.
+    order : ndarray of int64, shape (n,), or None
+        The rows of the index in the order of the members, where that is another one.
+    metadata : callable or None
+        Makes a table of what the file says of its members besides: a row for each, in their order.
     """
 
     index: Index
     source: Source
     crc32: int | None = None
     content: Sequence[Buffer] = ()
+    files: Sequence[Source] = ()
+    order: NDArray[np.int64] | None = None
+    metadata: MakeTable | None = None
 
 
 def read_index(
@@ -137,6 +151,12 @@ def read_index(
         )
     if tfrecord.is_named_so(source.name):
         return Found(tfrecord.read_index(source, limits=limits, progress=progress), source)
+    if splitdata.is_table(source):
+        index, files, order = splitdata.read_index(source, strict=strict, limits=limits)
+        return Found(index, source, files=files, order=order)
+    if acumen.is_table(head, source):
+        index, files, order, metadata = acumen.read_index(source, limits=limits)
+        return Found(index, source, files=files, order=order, metadata=metadata)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for offset, signature, what, is_archive in _SIGNATURES:
         begin = text if signature.startswith(b"<") else head
@@ -148,6 +168,15 @@ def read_index(
                 )
             raise CorruptArchiveError(f"not an archive: it looks like {what}", archive=source.name)
     raise CorruptArchiveError(f"not an archive that is read: {_describe(head)}", archive=source.name)
+
+
+def find_table(path: str) -> str:
+    """Return the file of a folder that says where its members lie in others; a path of anything else stays."""
+    if os.path.isdir(path):
+        for name in (splitdata.TABLE, acumen.TABLE):
+            if os.path.isfile(os.path.join(path, name)):
+                return os.path.join(path, name)
+    return path
 
 
 def open_decoded(source: Source, index: Index) -> Source:

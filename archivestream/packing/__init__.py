@@ -10,9 +10,10 @@ from typing import Any
 
 import archivestream.archive
 from archivestream.archive import Archive, Openable
-from archivestream.packing.entries import Entry, Source, find_entries, read_entries
+from archivestream.packing.entries import Entry, Source, read_entries
 from archivestream.packing.packer import Packer
-from archivestream.packing.shards import ShardPacker, assign, container_of, is_pattern
+from archivestream.packing.samples import find_entries, next_number
+from archivestream.packing.shards import ShardPacker, assign, container_of, is_pattern, open_present
 from archivestream.packing.tarzst import SAMPLE_BYTES, SAMPLE_PIECE, TarZstFormat, TarZstPacker, train_dictionary
 from archivestream.packing.zip import Method, ZipPacker
 from archivestream.session import Progress
@@ -33,22 +34,27 @@ def pack(
     dictionary: bool | bytes = False,
     shards: int | None = None,
     max_shard_bytes: int | None = None,
+    append: bool = False,
+    shuffle: int | None = None,
+    n_jobs: int | None = None,
     threads: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Write an archive, or several, from files, from data in memory or from another archive.
+    """Write an archive, or several, from files, from samples in memory or from another archive.
 
     An archive stands under its name only once it is whole and on the disk. The same members and options make the
     same bytes, whatever the number of threads. Memory does not grow with the members, but for their names.
 
     Parameters
     ----------
-    source : path, sequence of paths, iterable of pairs, or Archive
+    source : path, sequence of paths, iterable of samples, or Archive
         A folder: all that is in it, sorted, under names relative to it, with its folders, and with symbolic links as
         such. A file, or several files and folders: each under its own name (an archive, too: `repack` takes what is
-        in it). Pairs of a name and bytes, or of a name and an array, which becomes a ``.npy`` file: also a mapping. An
-        `Archive`, or a view of one.
+        in it). An `Archive`, or a view of one, with its metadata. Or samples: bytes, or an array, which becomes a
+        ``.npy`` file; a pair of a name and one of these (also a mapping); a pair of one of these and a dict of its
+        metadata, which become typed columns (`Archive.metadata`; needs pyarrow); or a callable without arguments that
+        makes one of these. Without a name, a sample is named by its number: ``000000000007``, ``000000000007.npy``.
     target : path
         Where it is to stand; for shards, the pattern of their names: see `ShardPacker`.
     format : {"zip", "tar.zst", "tar"}, optional
@@ -60,8 +66,17 @@ def pack(
     dictionary : bool or bytes
         For ``.tar.zst``: True trains one on a sample of the members.
     shards, max_shard_bytes : int, optional
-        Write several archives: see `ShardPacker`. Of a source that is not pairs, `shards` takes runs of about
-        equal size, so the order of the members stays.
+        Write several archives: see `ShardPacker`. Of what has a known size (files, archives, and sequences of samples
+        that are there already) `shards` takes runs of about equal size, so the order of the members stays; of other
+        iterables, each sample goes to the shard with the fewest bytes.
+    append : bool
+        Add shards to those that are there: see `ShardPacker`. Numbers of samples without names go on, too.
+    shuffle : int, optional
+        A seed: write the members in a random order, which follows from it. Of an iterable that is no sequence, which
+        is never there as a whole, samples are dealt out to the `shards` at random, and keep their order in each.
+    n_jobs : int, optional
+        For samples: make them (call what is callable, write arrays as ``.npy``) in so many threads; -1: as many as
+        there are processors. Default: on the calling thread, one after the other.
     threads : int, optional
         Default: as many as there are processors.
     overwrite : bool
@@ -91,6 +106,8 @@ def pack(
     >>> archivestream.pack("images/", "images.zip", align=4096)
     >>> archivestream.pack("texts/", "texts.tar.zst", frame_size=64 << 10)
     >>> archivestream.pack(((f"{i:06d}", a) for i, a in enumerate(arrays)), "train-{:05d}.zip", max_shard_bytes=1 << 30)
+    >>> archivestream.pack(records, "train-{:05d}.zip", shards=128, method="stored", shuffle=7)
+    >>> archivestream.pack([(array, {"label": 3, "split": "train"})], "arrays.zip", method="stored", align=64)
     """
     _check_place(source, target)
     path = os.fspath(target)
@@ -105,23 +122,43 @@ def pack(
     container = container_of(path, format, options)
     if dictionary and not isinstance(container, TarZstFormat):
         raise ValueError("dictionary is an option of .tar.zst")
-    found, listable = find_entries(source)
-    # Where a folder need not be counted first, it is read while its members are compressed.
-    entries: Iterable[Entry] = (
-        list(found) if listable and (progress or shards or is_pattern(path) or dictionary is True) else found
+    sharded = shards is not None or max_shard_bytes is not None or is_pattern(path)
+    if append and not sharded:
+        raise ValueError(f"{path}: shards are appended to a set of them; number them, as in train-{{:05d}}.zip")
+    listing = find_entries(
+        source,
+        # Where a folder need not be counted first, it is read while its members are compressed.
+        listed=bool(progress) or sharded or dictionary is True,
+        shuffle=shuffle,
+        first=_next_number(path) if append else 0,
+        n_jobs=n_jobs,
     )
+    if listing.is_shuffled:
+        shuffle = None
+    if shuffle is not None and shards is None:
+        raise ValueError("shuffle= of samples that are not there as a whole needs shards= to deal them out to")
     if dictionary is True:
-        options["dictionary"], entries = _train(entries, level)
+        options["dictionary"], entries = _train(listing.entries, level)
+        listing = listing._replace(entries=entries)
     common: dict[str, Any] = {"threads": threads, "overwrite": overwrite, "progress": progress}
     packer: Packer
-    if shards is not None or max_shard_bytes is not None or is_pattern(path):
-        packer = ShardPacker(path, shards=shards, max_shard_bytes=max_shard_bytes, format=format, **common, **options)
+    if sharded:
+        packer = ShardPacker(
+            path,
+            shards=shards,
+            max_shard_bytes=max_shard_bytes,
+            append=append,
+            shuffle=shuffle,
+            format=format,
+            **common,
+            **options,
+        )
     else:
         packer = Packer(container_of(path, format, options), path, **common)
     with packer:
-        if isinstance(entries, list):
-            packer.total = sum(entry.size for entry in entries)
-        for entry, shard in assign(entries, packer):
+        if listing.sizes is not None:
+            packer.total = sum(listing.sizes)
+        for entry, shard in assign(listing, packer):
             packer.add_entry(entry, shard)
     return packer.paths
 
@@ -160,6 +197,15 @@ def repack(
         return pack(archive, target, **options)
     with archivestream.archive.open(archive) as opened:
         return pack(opened, target, **options)
+
+
+def _next_number(pattern: str) -> int:
+    """Return the number of the next sample of a set that is appended to."""
+    present = open_present(pattern)
+    if present is None:
+        return 0
+    with present:
+        return next_number(present.names)
 
 
 def _check_place(source: Source, target: str | os.PathLike[str]) -> None:

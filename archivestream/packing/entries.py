@@ -6,6 +6,7 @@ import calendar
 import errno
 import io
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
@@ -17,18 +18,32 @@ from archivestream.archive import Archive
 from archivestream.errors import SourceError, UnsupportedFeatureError
 from archivestream.members import Member
 from archivestream.reader import empty_bytes
+from archivestream.tables import KEY, MEMBER
 
-__all__ = ["Entry", "Source", "check_name", "entry_of", "file_entry", "find_entries", "open_entry", "read_entries"]
+__all__ = [
+    "FILE_MODE",
+    "Entry",
+    "Row",
+    "Source",
+    "check_name",
+    "entry_of",
+    "file_entry",
+    "find_outside",
+    "metadata_entry",
+    "open_entry",
+    "read_entries",
+]
 
-_FILE_MODE = stat.S_IFREG | 0o644
+FILE_MODE = stat.S_IFREG | 0o644
 _FOLDER_MODE = stat.S_IFDIR | 0o755
 _NO_TIME = (1 << 5 | 1) << 16  # MS-DOS: 1980-01-01, the first that there is
 _LONGEST_NAME = 0xFFFF  # of ZIP, 4.4.10
 
-Source: TypeAlias = (
-    str | os.PathLike[str] | Archive | Mapping[str, Any] | Iterable[tuple[str, Any]] | Iterable[str | os.PathLike[str]]
-)
+Source: TypeAlias = str | os.PathLike[str] | Archive | Mapping[str, Any] | Iterable[Any]
 
+
+# What most names are: of these characters, no part of them beginning with a dot.
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*/?", re.ASCII).fullmatch
 
 # Immutable, or nobody else's.
 Buffer: TypeAlias = bytes | memoryview
@@ -44,6 +59,13 @@ class InArchive(NamedTuple):
     """The contents of a member."""
 
     archive: Archive
+    position: int
+
+
+class Row(NamedTuple):
+    """A row of a table of metadata (`pyarrow.Table`)."""
+
+    table: Any
     position: int
 
 
@@ -65,6 +87,8 @@ class Entry(NamedTuple):
         Seconds since 1970, where they are known.
     timestamp : int
         MS-DOS date and time, in a time zone that nobody knows.
+    metadata : mapping or Row, optional
+        What is known of it besides.
     """
 
     name: str
@@ -73,6 +97,7 @@ class Entry(NamedTuple):
     content: Buffer | InFile | InArchive
     mtime: int | None = None
     timestamp: int = _NO_TIME
+    metadata: Mapping[str, Any] | Row | None = None
 
     @property
     def seconds(self) -> int:
@@ -86,33 +111,31 @@ class Entry(NamedTuple):
         return calendar.timegm(((date >> 9) + 1980, month, day, time >> 11, time >> 5 & 63, (time & 31) * 2))
 
 
-def find_entries(source: Source) -> tuple[Iterator[Entry], bool]:
-    """List what there is to pack, and say whether that takes little memory, as their contents are elsewhere."""
+def find_outside(source: Source) -> Iterator[Entry] | None:
+    """List what lies in archives and files, or return None where the source is samples."""
     if isinstance(source, Archive):
-        return (_archived(source, source.info(i)) for i in range(len(source))), True
+        table = source.metadata
+        return (_archived(source, source.info(i), table) for i in range(len(source)))
     if isinstance(source, str | os.PathLike):
-        return (_walk(os.fsencode(source), b"") if os.path.isdir(source) else _named(source)), True
-    if isinstance(source, Mapping):
-        return _pairs(source.items()), False
-    if isinstance(source, bytes | bytearray | memoryview) or not isinstance(source, Iterable):
+        return _walk(os.fsencode(source), b"") if os.path.isdir(source) else _named(source)
+    if isinstance(source, bytes | bytearray | memoryview | np.ndarray) or not isinstance(source, Iterable):
         raise TypeError(
-            "what is packed is a path, paths, pairs of a name and bytes or an array, or an Archive, not "
-            f"{type(source).__name__}"
+            "what is packed is a path, paths, an Archive, or an iterable of samples: bytes, arrays, pairs of a name "
+            f"and data, pairs of data and metadata; not {type(source).__name__}"
         )
     if isinstance(source, Sequence) and source and all(isinstance(one, str | os.PathLike) for one in source):
         paths = cast("Sequence[str | os.PathLike[str]]", source)
-        return (entry for path in paths for entry in _named(path)), True
-    return _pairs(source), False
+        return (entry for path in paths for entry in _named(path))
+    return None
 
 
-def _pairs(pairs: Iterable[Any]) -> Iterator[Entry]:
-    for pair in pairs:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise TypeError(f"what is packed must be pairs of a name and data, not {type(pair).__name__}")
-        yield entry_of(*pair)
-
-
-def entry_of(name: str, data: Any, mode: int | None = None, mtime: int | None = None) -> Entry:
+def entry_of(
+    name: str,
+    data: Any,
+    mode: int | None = None,
+    mtime: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Entry:
     """Make a member of bytes or of an array."""
     if not isinstance(name, str):
         raise TypeError(f"the name of a member is a str, not {type(name).__name__}")
@@ -129,13 +152,29 @@ def entry_of(name: str, data: Any, mode: int | None = None, mtime: int | None = 
         raise TypeError(f"member {name!r}: the data are a str; encode them to bytes first")
     elif not isinstance(data, bytes):
         data = bytes(memoryview(data))  # the caller may change them before they are written
+    if metadata is not None:
+        _check_row(metadata)
     if mode is None:
-        mode = _FOLDER_MODE if name.endswith("/") else _FILE_MODE
+        mode = _FOLDER_MODE if name.endswith("/") else FILE_MODE
     elif not stat.S_IFMT(mode):
         mode |= stat.S_IFDIR if name.endswith("/") else stat.S_IFREG
     if name.endswith("/") and len(data):
         raise ValueError(f"member {name!r}: the name is that of a folder, and there are data")
-    return Entry(name, len(data), mode, data, mtime)
+    return Entry(name, len(data), mode, data, mtime, metadata=metadata)
+
+
+def metadata_entry(data: bytes) -> Entry:
+    """Make the member that holds the metadata of an archive."""
+    return Entry(MEMBER, len(data), FILE_MODE, data)
+
+
+def _check_row(row: Mapping[str, Any]) -> None:
+    """Raise for metadata whose names are not those of columns."""
+    for name in row:
+        if not isinstance(name, str):
+            raise TypeError(f"the names of metadata are str, not {type(name).__name__}")
+        if name == KEY:
+            raise ValueError(f"the name {KEY!r} of metadata is that of the column that names the members")
 
 
 def file_entry(name: str, path: str | os.PathLike[str]) -> Entry:
@@ -194,18 +233,23 @@ def _entry_at(name: str, path: bytes, status: os.stat_result) -> Entry:
     )
 
 
-def _archived(archive: Archive, member: Member) -> Entry:
+def _archived(archive: Archive, member: Member, table: Any) -> Entry:
     mode = member.mode
     if not stat.S_IFMT(mode):
-        mode = _FOLDER_MODE if member.is_dir() else _FILE_MODE
+        mode = _FOLDER_MODE if member.is_dir() else FILE_MODE
     timestamp = member.timestamp or _NO_TIME
-    return Entry(member.name, member.size, mode, InArchive(archive, member.position), None, timestamp)
+    row = None if table is None else Row(table, member.position)
+    return Entry(member.name, member.size, mode, InArchive(archive, member.position), None, timestamp, row)
 
 
 def check_name(name: str) -> None:
     """Refuse names that no reader could extract."""
+    if _PLAIN_NAME(name) and len(name) <= _LONGEST_NAME and name != MEMBER:
+        return
     parts = name.removesuffix("/").split("/")
     reason = None
+    if name == MEMBER:
+        raise ValueError(f"the name {name!r} is that of the member that holds the metadata; give it another one")
     if not name or "\0" in name:
         reason = "is empty or contains a NUL"
     elif name.startswith("/") or (name[1:3] == ":/" and name[0].isalpha()):

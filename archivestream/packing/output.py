@@ -15,7 +15,7 @@ from archivestream.atomic import rename_new, there_already
 
 __all__ = ["OutputFile", "commit"]
 
-_BUFFER = 1 << 20
+_BUFFER = 128 << 10  # of each file, of which there may be many
 
 
 class OutputFile:
@@ -95,13 +95,19 @@ class OutputFile:
         return OSError(error.errno, error.strerror, str(self.path))
 
 
-def commit(files: Sequence[OutputFile]) -> None:
-    """Give several files, which are on the disk, their names."""
-    for done, file in enumerate(files):
+def commit(files: Sequence[OutputFile], replaced: Sequence[Path] = ()) -> None:
+    """Give several files, which are on the disk, their names.
+
+    The first one comes last: numbered files are a set up to the first number that is not there, so that all of them
+    belong to it at once. What they replace is removed before, in order.
+    """
+    for path in replaced:
+        path.unlink(missing_ok=True)
+    for done, file in enumerate(reversed(files)):
         try:
             file.rename()
         except OSError:
-            for renamed in files[:done]:
+            for renamed in files[len(files) - done :]:
                 if not renamed.overwrite:  # else what was there is gone already
                     renamed.path.unlink()
             raise

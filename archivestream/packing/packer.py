@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +16,11 @@ from archivestream.packing.entries import (
     check_name,
     entry_of,
     file_entry,
+    metadata_entry,
     open_entry,
     read_entries,
 )
+from archivestream.packing.metadata import MetadataWriter
 from archivestream.packing.output import OutputFile, commit
 from archivestream.packing.pipeline import Pipeline
 from archivestream.session import Progress
@@ -145,8 +147,10 @@ class Packer:
         self._names: set[str] = set()
         self._open_units: dict[int, _OpenUnit] = {}
         self._job: list[_OpenUnit] = []
+        self._job_size = 0
         self._closed = False
         self._writers: list[Writer] = []
+        self._metadata: dict[Writer, MetadataWriter] = {}
         self._finished = 0  # how many of them are whole
         if target is not None:
             self._open_writer(target)
@@ -157,7 +161,15 @@ class Packer:
         """Where the archives are, or will be."""
         return [writer.file.path for writer in self._writers]
 
-    def add(self, name: str, data: Any, *, mode: int | None = None, mtime: int | None = None) -> None:
+    def add(
+        self,
+        name: str,
+        data: Any,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        mode: int | None = None,
+        mtime: int | None = None,
+    ) -> None:
         """Add a member.
 
         Parameters
@@ -166,6 +178,8 @@ class Packer:
             Relative, with ``/`` between its parts; one that ends with ``/`` is a folder.
         data : bytes-like or ndarray
             Its bytes; an array becomes a ``.npy`` file, and its name ends so.
+        metadata : mapping, optional
+            What is known of it besides, by name: a row of `archivestream.Archive.metadata`.
         mode : int, optional
             Unix permissions, with or without the type of the file; default: ``0o644``.
         mtime : int, optional
@@ -180,7 +194,7 @@ class Packer:
         OSError
             If the disk is full, and the like.
         """
-        self.add_entry(entry_of(name, data, mode, mtime))
+        self.add_entry(entry_of(name, data, mode, mtime, metadata))
 
     def add_file(self, name: str, path: str | os.PathLike[str]) -> None:
         """Add a file with its mode and time; a symbolic link is added as such, and a folder without what is in it.
@@ -200,14 +214,18 @@ class Packer:
         self.add_entry(file_entry(name, path))
 
     def add_entry(self, entry: Entry, shard: int | None = None) -> None:
-        """Add what is described; for `archivestream.pack`."""
+        """Add what is described; for `archivestream.pack`, which may say where to: to shards in their order."""
         if self._closed:
             raise ValueError("the packer is closed")
         check_name(entry.name)
-        if entry.name in self._names:
+        if entry.name in self._names or self._has(entry.name):
             raise ValueError(f"there are two members with the name {entry.name!r}")
         self._names.add(entry.name)
-        shard = self._choose(entry) if shard is None else shard
+        if shard is None:
+            shard = self._choose(entry)
+        elif shard not in self._open_units:
+            for ended in list(self._open_units):
+                self._close_unit(ended)
         if entry.size > _LARGE:
             self._stream(entry, shard)
             return
@@ -234,7 +252,7 @@ class Packer:
             self._pipeline.drain()
             self._before_finish()
             self._finish_writers()
-            commit([writer.file for writer in self._writers])
+            commit([writer.file for writer in self._writers], self._replaced())
         except BaseException:
             self.abandon()
             raise
@@ -269,6 +287,14 @@ class Packer:
         """Say which of several archives a member belongs to."""
         return 0
 
+    def _has(self, name: str) -> bool:
+        """Whether archives that these are to stand beside have a member of that name."""
+        return False
+
+    def _replaced(self) -> list[Path]:
+        """List files that have to go before the archives get their names."""
+        return []
+
     def _place(self, shard: int, cost: int) -> Writer:
         """Find where something is written that takes so many bytes at the most."""
         return self._writers[shard]
@@ -288,19 +314,24 @@ class Packer:
 
     def _finish_writers(self) -> None:
         for writer in self._writers[self._finished :]:
+            if writer in self._metadata:
+                data = self._metadata.pop(writer).finish()
+                writer.write(self._format.pack([metadata_entry(data)], [memoryview(data)]))
             writer.finish()
             writer.file.sync()
         self._finished = len(self._writers)
 
     def _close_unit(self, shard: int) -> None:
         self._job.append(self._open_units.pop(shard))
-        if sum(unit.size for unit in self._job) >= _JOB_BYTES or len(self._job) >= _JOB_MEMBERS:
+        self._job_size += self._job[-1].size
+        if self._job_size >= _JOB_BYTES or len(self._job) >= _JOB_MEMBERS:
             self._submit_job()
 
     def _submit_job(self) -> None:
         job, self._job = self._job, []
+        size, self._job_size = self._job_size, 0
         if job:
-            self._pipeline.submit(sum(unit.size for unit in job), partial(_pack, self._format, job), self._write)
+            self._pipeline.submit(size, partial(_pack, self._format, job), self._write)
 
     def _stream(self, entry: Entry, shard: int) -> None:
         if shard in self._open_units:
@@ -308,18 +339,35 @@ class Packer:
         self._submit_job()
         with open_entry(entry) as contents:
             stream = self._format.stream(entry, contents)
-            self._pipeline.call(0, lambda: stream.begin(self._place(shard, stream.cost)))
+            places: list[Writer] = []
+
+            def begin() -> None:
+                places.append(self._place(shard, stream.cost))
+                stream.begin(places[0])
+
+            def end() -> None:
+                stream.end()
+                self._keep_metadata(places[0], [entry])
+                self._report(entry.size)
+
+            self._pipeline.call(0, begin)
             for size, work in stream.pieces():
                 self._pipeline.submit(size, work, stream.add)
-            self._pipeline.call(0, stream.end)
-        self._pipeline.call(0, lambda: self._report(entry.size))
+            self._pipeline.call(0, end)
 
     # ---- writing, in order, on the calling thread ----------------------------------------------------------------
 
-    def _write(self, packed: list[tuple[int, int, Unit]]) -> None:
-        for shard, size, unit in packed:
-            self._place(shard, unit.cost).write(unit)
+    def _write(self, packed: list[tuple[_OpenUnit, int, Unit]]) -> None:
+        for unit, size, packed_unit in packed:
+            writer = self._place(unit.shard, packed_unit.cost)
+            writer.write(packed_unit)
+            self._keep_metadata(writer, unit.entries)
             self._report(size)
+
+    def _keep_metadata(self, writer: Writer, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            if entry.metadata is not None:
+                self._metadata.setdefault(writer, MetadataWriter()).add(entry.name, entry.metadata)
 
     def _report(self, size: int) -> None:
         self._done += size
@@ -336,11 +384,11 @@ class _OpenUnit:
         self.size = 0
 
 
-def _pack(container: Format, job: list[_OpenUnit]) -> list[tuple[int, int, Unit]]:
+def _pack(container: Format, job: list[_OpenUnit]) -> list[tuple[_OpenUnit, int, Unit]]:
     """Read and compress units: what a thread does."""
     contents = iter(read_entries([entry for unit in job for entry in unit.entries]))
     packed = []
     for unit in job:
         data = [next(contents) for _ in unit.entries]
-        packed.append((unit.shard, sum(map(len, data)), container.pack(unit.entries, data)))
+        packed.append((unit, sum(map(len, data)), container.pack(unit.entries, data)))
     return packed

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from archivestream.threads import processors
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "map_in_threads"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _BYTES = 16 << 20
 _BYTES_PER_THREAD = 8 << 20
@@ -65,3 +68,24 @@ class Pipeline:
         future, done, size = self._in_flight.popleft()
         done(future.result())
         self._room += size
+
+
+def map_in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int) -> Iterator[_Result]:
+    """Call a function on each item, in threads; yield the results in the order of the items.
+
+    At most twice as many items as threads are under way. With one thread, all is done on the caller's.
+    """
+    if threads == 1:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(threads, "archivestream-samples")
+    under_way: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            if len(under_way) == 2 * threads:
+                yield under_way.popleft().result()
+            under_way.append(pool.submit(function, item))
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -18,7 +18,14 @@ from archivestream.formats.zip_segments import MOST_SEGMENTS, field_of
 from archivestream.packing.entries import Entry
 from archivestream.packing.output import OutputFile
 from archivestream.packing.packer import Packer, Piece, cut
-from archivestream.packing.zip_writer import PackedMember, ZipWriter, overhead
+from archivestream.packing.zip_writer import (
+    PackedMember,
+    PackedMembers,
+    StoredMembers,
+    ZipWriter,
+    overhead,
+    store_members,
+)
 from archivestream.session import Progress
 
 __all__ = ["Method", "ZipFormat", "ZipPacker"]
@@ -36,6 +43,8 @@ _SMALLEST_SEGMENT = 4096
 _LARGEST_SEGMENT = 1 << 30
 # "auto" keeps what compression makes at least so much smaller.
 _PAYS = 0.97
+# Stored members are written about so many bytes at a time.
+_STORED = 256 << 10
 # Of a member that is not read whole, what one thread compresses at a time.
 _PIECE = 1 << 20
 _ZSTD_THREADS = 4
@@ -43,8 +52,6 @@ _ZSTD_THREADS = 4
 
 class ZipFormat:
     """How members are written to a ZIP; see `ZipPacker` for the parameters."""
-
-    unit_bytes = 0  # each member by itself
 
     def __init__(
         self,
@@ -68,6 +75,8 @@ class ZipFormat:
             )
         if segment_size is not None and method in ("stored", "zstd"):
             raise ValueError("segment_size is for deflated members")
+        # Where nothing is compressed or aligned, members are written many at a time; else each by itself.
+        self.unit_bytes = _STORED if method == "stored" and (align or 1) == 1 else 0
         self.method = method
         self.level = level or (3 if method == "zstd" else 6)
         self.align = align or 1
@@ -78,9 +87,12 @@ class ZipFormat:
         """See `archivestream.packing.packer.Format`."""
         return entry.size
 
-    def pack(self, entries: Sequence[Entry], contents: Sequence[memoryview]) -> PackedMember:
-        """Compress one member."""
-        (entry,), (data,) = entries, contents
+    def pack(self, entries: Sequence[Entry], contents: Sequence[memoryview]) -> PackedMembers | StoredMembers:
+        """Compress one member, or store several."""
+        stored = store_members(entries, contents) if self.unit_bytes else None
+        return stored or PackedMembers([self._pack_one(*one) for one in zip(entries, contents, strict=True)])
+
+    def _pack_one(self, entry: Entry, data: memoryview) -> PackedMember:
         crc = crc32(data)
         member = PackedMember(entry, Codec.STORED, crc, len(data), [data], align=self.align)
         if not len(data) or self.method == "stored" or not stat.S_ISREG(entry.mode):

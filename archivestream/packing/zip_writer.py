@@ -16,11 +16,16 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from archivestream._native.codecs import Codec
+from archivestream._native.storing import move, store
 from archivestream.packing.entries import Entry
 from archivestream.packing.output import OutputFile
+from archivestream.reader import empty_bytes
 
-__all__ = ["Headers", "PackedMember", "ZipWriter", "overhead"]
+__all__ = ["Headers", "PackedMember", "PackedMembers", "StoredMembers", "ZipWriter", "overhead", "store_members"]
 
 _LOCAL = struct.Struct("<4s5H3L2H")  # 4.3.7
 _CENTRAL = struct.Struct("<4s6H3L5H2L")  # 4.3.12
@@ -35,6 +40,7 @@ _END_RECORDS = 56 + 20 + 22  # 4.3.14 to 4.3.16
 
 _ALIGNMENT_EXTRA = 0xD935
 _TIME_EXTRA = 0x5455
+_OFFSET_EXTRA = 12  # bytes of a ZIP64 field with an offset alone
 _EXTRA = 28 + 9  # bytes of the ZIP64 field and of that one
 # A member that is longer must have room for sizes in ZIP64 fields before they are known.
 _WIDE_FROM = 0xF0000000
@@ -55,6 +61,50 @@ class PackedMember(NamedTuple):
     def cost(self) -> int:
         """See `archivestream.packing.packer.Unit`."""
         return self.compressed_size + overhead(self.entry, self.align) + len(self.segments)
+
+
+class PackedMembers(NamedTuple):
+    """Members, compressed, that are written together."""
+
+    members: Sequence[PackedMember]
+
+    @property
+    def cost(self) -> int:
+        """See `archivestream.packing.packer.Unit`."""
+        return sum(member.cost for member in self.members)
+
+
+class StoredMembers(NamedTuple):
+    """Stored members with headers of the plainest kind, one behind the other, and their directory."""
+
+    entries: Sequence[Entry]
+    data: NDArray[np.uint8]
+    directory: NDArray[np.uint8]
+    crcs: NDArray[np.uint32]
+
+    @property
+    def cost(self) -> int:
+        """See `archivestream.packing.packer.Unit`."""
+        return len(self.data) + len(self.directory) + _OFFSET_EXTRA * len(self.entries)
+
+
+def store_members(entries: Sequence[Entry], contents: Sequence[memoryview]) -> StoredMembers | None:
+    """Put small members one behind the other; None where one of them needs more than the plainest headers."""
+    if not all(entry.mtime is None and entry.name.isascii() for entry in entries):
+        return None
+    names = [entry.name.encode() for entry in entries]
+    n, names_size = len(names), sum(map(len, names))
+    data = empty_bytes(_LOCAL.size * n + names_size + sum(map(len, contents)))
+    directory = empty_bytes(_CENTRAL.size * n + names_size)
+    crcs = np.empty(n, np.uint32)
+    times = np.array([entry.timestamp for entry in entries], np.uint32)
+    attributes = np.array([_attributes(entry) for entry in entries], np.uint32)
+    store(names, list(contents), times, attributes, data, directory, crcs)
+    return StoredMembers(entries, data, directory, crcs)
+
+
+def _attributes(entry: Entry) -> int:
+    return (entry.mode << 16 & _SENTINEL32) | (_MSDOS_FOLDER if stat.S_ISDIR(entry.mode) else 0)
 
 
 def overhead(entry: Entry, align: int) -> int:
@@ -78,8 +128,27 @@ class ZipWriter:
         """See `archivestream.packing.packer.Writer`."""
         return self.file.size + len(self._directory) + _END_RECORDS
 
-    def write(self, member: PackedMember) -> None:
-        """Append a member."""
+    def write(self, unit: PackedMembers | StoredMembers) -> None:
+        """Append members."""
+        if isinstance(unit, StoredMembers):
+            self._write_stored(unit)
+        else:
+            for member in unit.members:
+                self._write_one(member)
+
+    def _write_stored(self, members: StoredMembers) -> None:
+        base = self.file.size
+        self.file.write(members.data.data)
+        if move(members.directory, base):
+            self._directory += members.directory.data
+        else:  # so far behind that the offsets need fields of ZIP64
+            for entry, crc in zip(members.entries, members.crcs.tolist(), strict=True):
+                header = Headers(entry, base, Codec.STORED, 1)
+                self._directory += header.central(crc, entry.size, b"")
+                base += _LOCAL.size + len(entry.name) + entry.size
+        self._count += len(members.entries)
+
+    def _write_one(self, member: PackedMember) -> None:
         headers = Headers(member.entry, self.file.size, member.codec, self._align)
         headers.wide = max(member.entry.size, member.compressed_size) > _LARGEST32
         self.file.write(headers.local(member.crc, member.compressed_size))
@@ -182,7 +251,6 @@ class Headers:
         extra = struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *values) if values else b""
         needed = _NEEDED[self.codec]
         extra += self._time + segments
-        attributes = (entry.mode << 16 & _SENTINEL32) | (_MSDOS_FOLDER if stat.S_ISDIR(entry.mode) else 0)
         return (
             _CENTRAL.pack(
                 b"PK\1\2",
@@ -198,7 +266,7 @@ class Headers:
                 len(self._name),
                 len(extra),
                 *(0, 0, 0),  # comment, disk, internal attributes
-                attributes,
+                _attributes(entry),
                 _SENTINEL32 if far else self.offset,
             )
             + self._name
