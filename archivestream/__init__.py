@@ -36,6 +36,7 @@ from archivestream.summary import Summary
 from archivestream.verification import VerifyReport
 
 if TYPE_CHECKING:
+    from archivestream import tfrecord
     from archivestream.collating import Packed, Padded
     from archivestream.dataset import ArchiveDataset
     from archivestream.decoding import register_decoder
@@ -84,6 +85,7 @@ __all__ = [
     "pack",
     "register_decoder",
     "repack",
+    "tfrecord",
 ]
 
 # What needs an optional package, or what not everybody needs: imported on first use.
@@ -95,6 +97,7 @@ _LAZY = {
     "register_decoder": "archivestream.decoding",
     **dict.fromkeys(("ArchiveSampler", "OrderReport"), "archivestream.sampling"),
     **dict.fromkeys(("ShardPacker", "TarZstPacker", "ZipPacker", "pack", "repack"), "archivestream.packing"),
+    "tfrecord": "archivestream.tfrecord",  # the module itself
 }
 
 
@@ -102,7 +105,8 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module(_LAZY[name]), name)
+        module = import_module(_LAZY[name])
+        return getattr(module, name, module)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

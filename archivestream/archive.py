@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from archivestream import extraction, npy
+from archivestream import extraction, images, npy
 from archivestream._native.columns import Layout
 from archivestream._native.work import Consumer
 from archivestream.batch import Batch, PendingBatch, as_bytes, as_rows
 from archivestream.cache import Cache
 from archivestream.errors import ArchiveError
+from archivestream.file_types import number_types
 from archivestream.formats.acumen import SHAPE, parse_shape
 from archivestream.index import MemberIds
 from archivestream.indexing import MODES, IndexMode
@@ -413,6 +414,54 @@ class Archive(Sequence[bytes]):
         """
         return npy.read_arrays(self._shared.reader, self._selection.members(keys), out, errors)
 
+    def read_images(
+        self,
+        keys: Keys,
+        out: NDArray[np.uint8] | Allocate | None = None,
+        size: tuple[int, int] | None = None,
+        *,
+        errors: dict[int, Exception] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Return images as one array of their pixels in RGB, decoded to their places in it by all threads.
+
+        JPEG is decoded by libjpeg-turbo, without the GIL, to the pixels that Pillow gives; the rest by Pillow. Grey is
+        repeated, CMYK converted, transparency dropped. Pixels come as they are stored: the orientation that EXIF may
+        speak of is not applied, as by Pillow and torchvision's ImageFolder.
+
+        Parameters
+        ----------
+        keys : iterable of keys, or array of positions
+            As for `read_many`.
+        out : ndarray of uint8, shape (n, height, width, 3), or callable, optional
+            C-contiguous and writable. A callable as for `read_padded`.
+        size : (int, int), optional
+            Height and width that every image is brought to, as by torchvision's ``Resize((h, w))``: proportions are not
+            kept. Of a JPEG that is larger, only as much is decoded as is needed (see
+            `archivestream.decoding.ImageDecoder`). Default: all images are as large as the first good one, or as `out`.
+        errors : dict, optional
+            As for `read_many`, also for what is no image, a truncated one, or one of another size; what the array holds
+            at the place of a bad image is undefined.
+
+        Returns
+        -------
+        ndarray of uint8, shape (n, height, width, 3)
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the images differ in size (without `size` and `errors`), there are no keys to tell it by, or `out` does
+            not fit.
+        CorruptArchiveError
+            If a member is no image, or a damaged one.
+        LimitExceededError
+            If an image has more than 178,956,970 pixels.
+        ArchiveError
+            As `read`, for the first member that cannot be read, without `errors`.
+        ImportError
+            If Pillow or simplejpeg is not installed.
+        """
+        return images.read_images(self._shared.reader, self._selection.members(keys), out, size, errors)
+
     def map_arrays(self, keys: Keys, *, dtype: DTypeLike | None = None) -> list[NDArray[Any]]:
         """Return arrays that are stored uncompressed as read-only views of the file: nothing is read or copied.
 
@@ -470,11 +519,11 @@ class Archive(Sequence[bytes]):
     def open_member(self, key: Key) -> io.BufferedReader:
         """Open a member as a seekable binary file.
 
-        A small member is decoded at once; a large one (above 16 MiB) piece by piece, in memory that does not
-        depend on its size. A large member of a ZIP can be read anywhere where it is stored, and from front to back
-        where it is compressed (seeking back decodes from the start again); its checksum is checked when it is read
-        from start to end. One of a tar, compressed or not, can be read anywhere; what is checked are the blocks that
-        are decoded for it. The file is for one thread at a time, as other files are.
+        A small member is decoded at once (one of LZ4, always); a large one (above 16 MiB) piece by piece, in memory
+        that does not depend on its size. A large member of a ZIP can be read anywhere where it is stored, and from
+        front to back where it is compressed (seeking back decodes from the start again); its checksum is checked when
+        it is read from start to end. One of a tar, compressed or not, can be read anywhere; what is checked are the
+        blocks that are decoded for it. The file is for one thread at a time, as other files are.
 
         Parameters
         ----------
@@ -680,6 +729,35 @@ class Archive(Sequence[bytes]):
         step = (*self._ancestry, describe_selection(keys, len(places), len(self)))
         return Archive(self._shared, self._selection.narrow(places), step)
 
+    def by_type(self) -> dict[str, Archive]:
+        """Return views of the files of each type: images, audio, tables and so on; the length of a view is its count.
+
+        The type is told by the extension, in either case, and nothing is read: no member, and no extension but those of
+        `archivestream.file_types`. Directories, links and devices are left out.
+
+        Returns
+        -------
+        dict of str to Archive
+            The views of ``"image"``, ``"audio"``, ``"video"``, ``"table"``, ``"array"``, ``"json"``, ``"text"``,
+            ``"number"`` (labels, as WebDataset has them), ``"pickle"``, and ``"other"`` for what has no extension or
+            an unknown one: of those that are there, the most frequent first. Each file is in one of them, in the order
+            of the archive.
+
+        Examples
+        --------
+        >>> {name: len(view) for name, view in archive.by_type().items()}
+        {'image': 60000, 'table': 1}
+        """
+        number, types = number_types(self.names)
+        number[~self.files()] = len(types)
+        counts = np.bincount(number, minlength=len(types))[: len(types)]
+        views = {}
+        for one in np.argsort(-counts, kind="stable").tolist():
+            if counts[one]:
+                chosen = self._selection.narrow(np.flatnonzero(number == one))
+                views[types[one]] = Archive(self._shared, chosen, (*self._ancestry, f"type {types[one]!r}"))
+        return views
+
     def __add__(self, other: Archive) -> Archive:
         """Return one archive of the members of both, in order: read by one engine, also within one batch.
 
@@ -728,6 +806,8 @@ class Archive(Sequence[bytes]):
     def verify(self, progress: Progress | None = None) -> VerifyReport:
         """Decode every member and check its checksum, keeping none; a bad one does not end it.
 
+        Of a whole archive, the member that holds its metadata is one of them.
+
         Parameters
         ----------
         progress : callable, optional
@@ -738,7 +818,10 @@ class Archive(Sequence[bytes]):
         VerifyReport
             With an exception for each bad member; none is raised.
         """
-        return verify(self._shared.reader, self._selection.rows(0, len(self)), progress)
+        rows = self._selection.rows(0, len(self))
+        if self._ids is not None and self._ids is self._shared.rows:
+            rows = np.concatenate([rows, np.setdiff1d(np.arange(len(self._selection.index)), rows)])
+        return verify(self._shared.reader, rows, progress)
 
     def extract(
         self,

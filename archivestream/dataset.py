@@ -59,7 +59,7 @@ class ArchiveDataset(Dataset[Any]):
     extensions : str or sequence of str, optional
         Keep only names that end with one of these, in either case (``".jpg"``).
     pattern : str, optional
-        Keep only names that this glob matches.
+        Keep only names that this glob matches; or, as for `Archive.select`, a query over metadata.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
-"""The compression methods of ZIP that the standard library decodes: bzip2, LZMA and xz.
+"""The compression methods of ZIP that Python decodes: bzip2, LZMA and xz, and LZ4 where its package is installed.
 
-They are rare, and slow whatever decodes them; the native codecs are those that matter for speed.
+They are rare, and but for LZ4 slow whatever decodes them; the native codecs are those that matter for speed.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import bz2
 import lzma
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Protocol
 
 from archivestream._native.codecs import Codec, Status, crc32
 
-__all__ = ["FALLBACKS", "BadHeader", "WindowTooLarge", "decode"]
+__all__ = ["FALLBACKS", "BadHeader", "WindowTooLarge", "decodable", "decode"]
 
 
 class Decompressor(Protocol):
@@ -64,11 +65,17 @@ def _bzip2(head: bytes, size: int, max_window: int) -> tuple[Decompressor, int]:
     return bz2.BZ2Decompressor(), 0
 
 
+# Those that are decoded piece by piece.
 FALLBACKS: Mapping[int, Callable[[bytes, int, int], tuple[Decompressor, int]]] = {
     Codec.BZIP2: _bzip2,
     Codec.LZMA: _lzma1,
     Codec.XZ: _xz,
 }
+
+
+def decodable() -> list[int]:
+    """Return the codecs that `decode` handles here, with the packages that are installed."""
+    return [*FALLBACKS, *([Codec.LZ4] if find_spec("lz4") else [])]
 
 
 def decode(
@@ -79,7 +86,7 @@ def decode(
     Parameters
     ----------
     codec : int
-        A key of `FALLBACKS`.
+        One of `decodable`, or LZ4 all the same.
     data : bytes
         The compressed block.
     size : int
@@ -91,11 +98,36 @@ def decode(
     max_window : int
         Most memory for a dictionary, in bytes.
     """
+    if not data and not size:
+        return Status.BAD_CHECKSUM if checksum else b""  # declared empty, with no stream to say so
+    decoded = _unlz4(data, size) if codec == Codec.LZ4 else _decode_stream(codec, data, size, strict, max_window)
+    if checksum is not None and not isinstance(decoded, Status) and crc32(decoded) != checksum:
+        return Status.BAD_CHECKSUM
+    return decoded
+
+
+def _unlz4(data: bytes, size: int) -> bytes | Status:
+    """Decode one block (LZ4 Block Format), which knows neither its size nor its end: nothing may be left over.
+
+    So DareBlopy 0.0.5 reads method 30 (fsal, ``ZipArchive.cpp``): no size in front, no frame.
+    """
+    try:
+        import lz4.block
+    except ImportError:
+        return Status.PACKAGE_MISSING
+    try:
+        decoded: bytes = lz4.block.decompress(data, uncompressed_size=size)
+    except MemoryError:
+        return Status.NO_MEMORY
+    except (lz4.block.LZ4BlockError, OverflowError):  # a block has less than 2 GiB
+        return Status.BAD_DATA
+    return decoded if len(decoded) == size else Status.TOO_FEW_BYTES
+
+
+def _decode_stream(codec: int, data: bytes, size: int, strict: bool, max_window: int) -> bytes | Status:
     # An LZMA stream may end without a mark (APPNOTE 4.4.4, bit 1): then it is the size that ends it, and what a
     # decoder makes of the rest is noise. The others end themselves, so one byte more can be asked for.
     room = size if codec == Codec.LZMA else size + 1
-    if not data and not size:
-        return Status.BAD_CHECKSUM if checksum else b""  # declared empty, with no stream to say so
     try:
         decompressor, start = FALLBACKS[codec](data[:9], size, max_window)
         decoded = decompressor.decompress(data[start:], room) if room else b""
@@ -120,6 +152,4 @@ def decode(
         return Status.TRAILING_BYTES
     if not decompressor.eof and codec != Codec.LZMA:
         return Status.BAD_DATA
-    if checksum is not None and crc32(decoded) != checksum:
-        return Status.BAD_CHECKSUM
     return decoded

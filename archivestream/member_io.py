@@ -35,7 +35,7 @@ def open_member(reader: MemberReader, member: int, *, verify: bool | None = None
     """
     codec = int(reader.index["codec"][member])
     size = int(reader.index["size"][member])
-    if size <= _WHOLE:
+    if size <= _WHOLE or codec == Codec.LZ4:  # which has no decoder that goes piece by piece
         return io.BufferedReader(_WholeMember(reader.read(member)))
     if reader.layout(member) != Layout.ENTRIES:
         if int(reader.index["flags"][member]) & MemberFlag.CRC32C_BIT:

@@ -28,6 +28,7 @@ METHODS = {
     18: "terse",
     19: "lz77",
     20: "zstd-old",
+    30: "lz4",  # not of APPNOTE, but of DareBlopy
     93: "zstd",
     94: "mp3",
     95: "xz",

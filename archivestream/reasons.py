@@ -80,6 +80,10 @@ REASONS: dict[Status, tuple[type[ArchiveError], str]] = {
         LimitExceededError,
         "it has {size} bytes, more than Limits.max_member_bytes = {limits.max_member_bytes}",
     ),
+    Status.PACKAGE_MISSING: (
+        UnsupportedFeatureError,
+        "compression method {codec} ({method}) needs a package: pip install 'archivestream[{method}]'",
+    ),
     Status.WINDOW_TOO_LARGE: (
         LimitExceededError,
         "its decoder asks for more memory than Limits.max_window_bytes = {limits.max_window_bytes}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -223,7 +222,8 @@ class Session:
 
     def metered(self, threads: int | None) -> Session:
         """Share all but the reader: see `archivestream.Archive.metered`."""
-        shared = copy(self)
+        shared = Session.__new__(Session)  # no copy(), which would open the files again, as a pickle does
+        shared.__dict__.update(self.__dict__)
         shared._begin(self.reader.metered(threads))
         return shared
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from archivestream._native.columns import MemberFlag
-from archivestream.fallback import FALLBACKS
+from archivestream.fallback import decodable
 from archivestream.members import METHODS, NATIVE_METHODS
 from archivestream.selection import Names, Selection
 
@@ -19,7 +19,6 @@ __all__ = ["Summary", "summarise"]
 # KeyboardInterrupt that may come meanwhile.
 _ENCRYPTED = int(MemberFlag.ENCRYPTED_BIT)
 _UNSUPPORTED = int(MemberFlag.PATCHED_BIT | MemberFlag.VERSION_BIT | MemberFlag.OTHER_DISK_BIT)
-_HANDLED = [int(codec) for codec in (*NATIVE_METHODS, *FALLBACKS)]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,8 @@ def summarise(selection: Selection, saved_indexes: list[str]) -> Summary:
     rows = selection.rows(0, len(selection))
     size, codec, flags = index["size"][rows], index["codec"][rows], index["flags"][rows]
     encrypted = flags & _ENCRYPTED != 0
-    unsupported = ~np.isin(codec, _HANDLED) | (flags & _UNSUPPORTED != 0)
+    handled = [int(one) for one in (*NATIVE_METHODS, *decodable())]
+    unsupported = ~np.isin(codec, handled) | (flags & _UNSUPPORTED != 0)
     methods, counts = np.unique(codec, return_counts=True)
     kept = selection.files().tolist()
     extensions = Counter(

@@ -45,19 +45,27 @@ def _answers(python: str, code: str) -> bool:
 
 
 @cache
-def find_python() -> str | None:
-    """Return a CPython 3.8 that has DareBlopy, in a virtual environment under ``build``; None where there is none."""
+def find_python(*, install: bool) -> str | None:
+    """Return a CPython 3.8 that has DareBlopy, in a virtual environment under ``build``; None where there is none.
+
+    Parameters
+    ----------
+    install : bool
+        Make that environment where it is missing, from the package index.
+    """
     folder = BUILD / "dareblopy"
     python = str(folder / "bin" / "python")
     if _answers(python, "import dareblopy"):
         return python
     is_38 = "import sys; sys.exit(sys.version_info[:2] != (3, 8))"
+    if not install:
+        return None
     base = next((one for one in _candidates() if _answers(one, is_38)), None)
     if base is None:
         return None
     shutil.rmtree(folder, ignore_errors=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *_REQUIREMENTS]
-    for command in ([base, "-m", "venv", str(folder)], install):
+    requirements = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *_REQUIREMENTS]
+    for command in ([base, "-m", "venv", str(folder)], requirements):
         if subprocess.run(command, capture_output=True).returncode:
             return None
     return python if _answers(python, "import dareblopy") else None

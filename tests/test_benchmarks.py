@@ -20,9 +20,11 @@ CASES = {
     "read_batch_10k",
     "read_batch_10k_2t",
     "stored_110k",
+    "stored_30k",
     "stored_200b",
     "stored_200b_random",
     "read_arrays_224",
+    "read_images",
     "dataloader_10k",
     "epoch_memory",
     "tar_1m",
@@ -56,6 +58,7 @@ CASES = {
     "cuda_exact",
     "cuda_flat",
     "cuda_resume",
+    "tfrecord",
 }
 # What only ours does has no peer, and what other programs do as a whole has no limit.
 ON_A_DEVICE = {case for case in CASES if case.startswith("cuda_")}
@@ -81,6 +84,7 @@ PACKAGES = {
     **{case: ["cdmltrain"] for case in ("zst_cdml", "zst_cdml_images", "memory_blocks", "cached_getitem")},
     **{case: ["splitdataloader"] for case in ("shards_write", "shards_random", "shards_blocks")},
     "arrays_10k": ["acumenindexer"],
+    "tfrecord": ["tfrecord"],
 }
 PROGRAMS = {"pack_zip": ["zip"], "pack_zst": ["tar", "zstd"]}
 MEMORY = {"epoch_memory", "memory_blocks"}
@@ -237,3 +241,27 @@ loop.run()
     done = run("-c", program, str(tmp_path / "damaged.tar.zst"))
     assert done.returncode == 1
     assert "the limit loop fails at its frame 1" in done.stderr
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_the_limit_checks_every_record(tmp_path, mapped):
+    program = """
+import sys, zlib
+from pathlib import Path
+from archivestream.tfrecord import TFRecordWriter
+from benchmarks.measure import Digest
+from benchmarks.record_limit import RecordLoop
+path, mapped = Path(sys.argv[1]), sys.argv[2] == "True"
+with TFRecordWriter(path) as writer:
+    writer.write(b"first" * 30)
+    writer.write(b"second" * 30)
+loop = RecordLoop(path, 6, batch=2, threads=2, mapped=mapped)
+assert loop.digest(Digest(0, 0)) == Digest(12, zlib.crc32(b"tfirstsecond"))
+damaged = bytearray(path.read_bytes())
+damaged[-30] ^= 1
+path.write_bytes(damaged)
+RecordLoop(path, 6, batch=2, threads=2, mapped=mapped).run()
+"""
+    done = run("-c", program, str(tmp_path / "damaged.tfrecord"), str(mapped))
+    assert done.returncode == 1
+    assert "the limit loop fails at its record 1" in done.stderr

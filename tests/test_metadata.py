@@ -61,7 +61,10 @@ def test_round_trip(suffix: str, n_jobs: int | None, tmp_path: Path) -> None:
         types = [str(kind) for kind in archive.metadata.schema.types]
         assert types == ["int64", "string", "double", "bool", "string"]
         assert in_line(archive)
-        assert archive.verify().members == 60
+        assert archive[:].verify().members == 60
+        report = archive.verify()
+        assert report.ok
+        assert report.members == 61  # with the one that holds them
         assert f"{archive!r}".endswith(": 60 members>")
 
 
@@ -178,6 +181,16 @@ def test_views_and_concatenations(tmp_path: Path) -> None:
             assert pool.apply(_columns, (many,)) == _columns(many)
 
 
+def test_metered_archives_share_them(tmp_path: Path) -> None:
+    with packed(tmp_path) as archive:
+        other = archive.metered(1)
+        assert repr(other) == repr(archive)
+        assert other.metadata is archive.metadata
+        assert other.counters.decoded_bytes == 0
+        assert other.read_many([3]) == archive.read_many([3])
+        assert other.counters.decoded_bytes > 0
+
+
 def test_types_that_do_not_go_together(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="metadata 'a' make no column"):
         pack([(b"1", {"a": 1}), (b"2", {"a": "text"})], tmp_path / "a.zip")
@@ -258,6 +271,18 @@ def test_a_member_that_holds_none(table: Any, message: str, tmp_path: Path) -> N
         with pytest.raises(CorruptArchiveError, match=message) as caught:
             _ = archive.metadata
         assert str(caught.value).startswith(f"{path}: member {MEMBER!r}: ")
+
+
+def test_damage_is_found_by_verifying(tmp_path: Path) -> None:
+    packed(tmp_path, method="stored").close()
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[data.index(b"ARROW1") + 100] ^= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    with archivestream.open(tmp_path / "a.zip") as archive:
+        (error,) = archive.verify().errors
+        assert f"member {MEMBER!r}" in str(error)
+        with pytest.raises(CorruptArchiveError, match="CRC-32"):
+            _ = archive.metadata
 
 
 def test_two_columns_of_one_name(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ cpdef enum Codec:
     DEFLATE = 8
     BZIP2 = 12
     LZMA = 14
+    LZ4 = 30                    # not of APPNOTE: a block, as DareBlopy writes it
     ZSTD = 93
     XZ = 95
     # Pieces of a stream, which ZIP has no number for.
@@ -44,6 +45,7 @@ cpdef enum Status:
     DICTIONARY_REQUIRED = 25
     OVER_LIMIT = 26
     WINDOW_TOO_LARGE = 27
+    PACKAGE_MISSING = 28      # an optional package that would decode it
     # The machine.
     READ_FAILED = 40
     NO_MEMORY = 41

@@ -7,6 +7,7 @@ class Codec(IntEnum):
     DEFLATE = 8
     BZIP2 = 12
     LZMA = 14
+    LZ4 = 30
     ZSTD = 93
     XZ = 95
     DEFLATE_SEGMENT = 0xF008
@@ -36,6 +37,7 @@ class Status(IntEnum):
     DICTIONARY_REQUIRED = 25
     OVER_LIMIT = 26
     WINDOW_TOO_LARGE = 27
+    PACKAGE_MISSING = 28
     READ_FAILED = 40
     NO_MEMORY = 41
     PREFIX_DIFFERS = 60

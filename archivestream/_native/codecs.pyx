@@ -131,6 +131,8 @@ cdef enum:
     BZIP2_EXPANSION = 1 << 21
     # A match of LZMA has at most 273 bytes, and the range coder spends more than 1/4 of a bit on it.
     LZMA_EXPANSION = 1 << 14
+    # A byte of LZ4 adds at most 255 to the length of a match (LZ4 Block Format); what else a match takes yields less.
+    LZ4_EXPANSION = 255
 
 
 cdef bint is_native(uint16_t codec) noexcept nogil:
@@ -148,6 +150,8 @@ cdef bint is_possible(uint16_t codec, uint64_t compressed_size, uint64_t size) n
         return size // ZSTD_EXPANSION <= compressed_size
     if codec == BZIP2:
         return size // BZIP2_EXPANSION <= compressed_size
+    if codec == LZ4:
+        return size // LZ4_EXPANSION <= compressed_size
     return size // LZMA_EXPANSION <= compressed_size
 
 

@@ -9,9 +9,9 @@ from libcpp.algorithm cimport sort
 from libcpp.pair cimport pair
 
 from archivestream._native.codecs cimport (
-    BAD_INDEX, BAD_NAME, BROKEN_LINK, BZIP2, DEFLATE, ENCRYPTED, IMPOSSIBLE_SIZE, IN_PIECES, LZMA, NOT_NATIVE, NOT_RUN,
-    NO_MEMORY, OK, OTHER_DISK, OUT_OF_BOUNDS, OVERLAP, OVER_LIMIT, PATCHED, STORED, TRUNCATED, UNSUPPORTED_METHOD,
-    UNSUPPORTED_VERSION, XZ, is_native, is_possible)
+    BAD_INDEX, BAD_NAME, BROKEN_LINK, BZIP2, DEFLATE, ENCRYPTED, IMPOSSIBLE_SIZE, IN_PIECES, LZ4, LZMA, NOT_NATIVE,
+    NOT_RUN, NO_MEMORY, OK, OTHER_DISK, OUT_OF_BOUNDS, OVERLAP, OVER_LIMIT, PATCHED, STORED, TRUNCATED,
+    UNSUPPORTED_METHOD, UNSUPPORTED_VERSION, XZ, is_native, is_possible)
 from archivestream._native.columns cimport (
     ALIAS_BIT, BAD_NAME_BIT, BLOCKS, BROKEN_LINK_BIT, ENCRYPTED_BIT, ENTRIES, FORBIDDEN_BITS, OTHER_DISK_BIT,
     OUT_OF_RANGE_BIT, PATCHED_BIT, RANGES, RAW_NAME_BIT, SEGMENTED_BIT, SPARSE_BIT, VERSION_BIT)
@@ -61,7 +61,7 @@ cdef Status admit(const Columns *columns, uint64_t block) noexcept nogil:
         if layout == RANGES and (codec != STORED or columns.compressed_size[block] != columns.size[block]):
             return BAD_INDEX
         return OK
-    if not is_native(codec) and codec != BZIP2 and codec != LZMA and codec != XZ:
+    if not is_native(codec) and codec != BZIP2 and codec != LZMA and codec != XZ and codec != LZ4:
         return UNSUPPORTED_METHOD
     if not is_possible(codec, columns.compressed_size[block], columns.size[block]):
         return IMPOSSIBLE_SIZE

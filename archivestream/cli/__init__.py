@@ -15,6 +15,7 @@ from archivestream.cli.index import index
 from archivestream.cli.info import info
 from archivestream.cli.ls import ls
 from archivestream.cli.packing import pack, repack
+from archivestream.cli.stats import stats
 from archivestream.cli.verify import verify
 
 __all__ = ["app"]
@@ -44,5 +45,5 @@ def archivestream(
     """Look into archives, check them, and train models straight from them."""
 
 
-for _command in (ls, info, cat, extract, verify, index, pack, repack, bench, demo):
+for _command in (ls, info, cat, extract, verify, index, pack, repack, stats, bench, demo):
     app.command()(_command)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from archivestream.decoding.arrays import NpzDecoder, NumpyDecoder
 from archivestream.decoding.audio import AudioDecoder
-from archivestream.decoding.images import ImageDecoder, decode_pil, find_pil
 from archivestream.decoding.texts import CsvDecoder, decode_int, decode_json, decode_text
 from archivestream.errors import UnsupportedFeatureError
+from archivestream.file_types import EXTENSIONS
+from archivestream.images import ImageDecoder, decode_pil, find_pil
 
 __all__ = [
     "ArrayDecoder",
@@ -69,20 +70,10 @@ _NAMED: Mapping[str, Callable[[], Decoder]] = {
     "wav": AudioDecoder,
 }
 
-_IMAGES = ("bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
-# "auto": the name of the decoder of each extension. Those of text and numbers are WebDataset's.
+# "auto": the name of the decoder of each extension.
 _EXTENSIONS: Mapping[str, str] = {
-    **dict.fromkeys(_IMAGES, "image"),
-    **dict.fromkeys(("txt", "text", "transcript"), "text"),
-    **dict.fromkeys(("cls", "cls2", "class", "count", "index", "inx", "id"), "int"),
-    **dict.fromkeys(("json", "jsn"), "json"),
-    **dict.fromkeys(("wav", "flac", "ogg", "oga", "opus", "mp3", "aiff"), "audio"),
-    "csv": "csv",
-    "npy": "numpy",
-    "npz": "npz",
-    "tsv": "tsv",
+    extension: one.decoder for extension, one in EXTENSIONS.items() if one.decoder is not None
 }
-_PICKLES = frozenset(("joblib", "pickle", "pkl", "pt", "pth", "pyd"))
 
 _registered: Mapping[str, str | Decoder] = MappingProxyType({})  # replaced as a whole, never changed
 _registering = threading.Lock()
@@ -186,7 +177,7 @@ class ByExtension:
                 return self._made.get(found) or self._made.setdefault(found, _by_name(found))
             if found is not None:
                 return found
-            if self._auto and rest in _PICKLES:
+            if self._auto and rest in EXTENSIONS and EXTENSIONS[rest].name == "pickle":
                 raise UnsupportedFeatureError(
                     f"a .{rest} file is a pickle, which may run any code when it is loaded, so it is not decoded "
                     f"by itself; if you trust the archive, say how: decode={{{rest!r}: callable}}"

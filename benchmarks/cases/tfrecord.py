@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import archivestream
 from archivestream._native.tfscan import frame
 from archivestream.tfrecord import ExampleParser, FixedLenFeature, encode_example
-from benchmarks.cases.registry import case, note_threads, save_index
+from benchmarks.cases.registry import QUICK, case, note_threads, save_index
 from benchmarks.data import cached
 from benchmarks.measure import Digest, Side, idle_cores, reading, time_sides
 from benchmarks.python38 import VARIABLE, DareBlopy, find_python
@@ -50,7 +50,7 @@ def _tfrecord(scale: Scale) -> Measured:
         sides.append(reading("tfrecord", "peer", partial(_pypi, files, scale.batch)))
     else:
         notes.append("tfrecord: not installed")
-    python = find_python()
+    python = find_python(install=scale != QUICK)
     if python is not None:
         peer = DareBlopy(python, files, scale.batch)
         sides.append(Side("DareBlopy", "peer", peer.run, peer.digest))

@@ -188,6 +188,31 @@ def _stored_110k(scale: Scale) -> Measured:
 
 
 @case(
+    "stored_30k",
+    "stored 30 KB members, read_many, batches in the order of the file",
+    SpeedTarget("ours, 1 thread", "limit", 0.90),
+    SpeedTarget("ours", "zipfile", 4),
+)
+def _stored_30k(scale: Scale) -> Measured:
+    members = 2 * scale.images
+    path = data.stored(members, 30_000, 30_000)
+    batches = np.split(np.arange(members), members // min(scale.batch, members))
+    singles = [[i] for i in range(members)]
+    with archivestream.open(path) as archive, archivestream.open(path, threads=1) as one:
+        sides = [
+            reading("ours", "ours", lambda: map(archive.read_many, batches)),
+            reading("ours, 1 thread", "ours", lambda: map(one.read_many, batches)),
+            reading("ours, one by one", "ours", lambda: map(one.__getitem__, range(members))),
+            _zipfile(path, batches),
+            limit_side(BatchLoop(Payloads.of(path), batches)),
+            limit_side(BatchLoop(Payloads.of(path), singles), "limit, memory of one member"),
+        ]
+        timings, digest = time_sides(sides, scale.rounds)
+    notes = [ours_threads(), "read_many makes new bytes objects; the limit fills memory of one batch, used again"]
+    return Measured(members, digest.bytes, timings, notes=notes)
+
+
+@case(
     "stored_200b",
     "stored 200-byte members, read_many, batches in the order of the file",
     SpeedTarget("ours", "zipfile", 30),
