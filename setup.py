@@ -104,6 +104,7 @@ EXTENSIONS = (
     "pieces",
     "plan",
     "protobuf",
+    "scanning",
     "scatter",
     "segments",
     "sequences",
@@ -319,7 +320,7 @@ class SourceDistribution(sdist):
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         """Add what setuptools does not know to be sources."""
         more = [*Path("archivestream").rglob("*.pxd"), *Path("archivestream").rglob("*.hpp")]
-        more += [path for top in ("tests", "benchmarks") for path in Path(top).rglob("*")]
+        more += [path for top in ("tests", "benchmarks", "examples") for path in Path(top).rglob("*")]
         more = [path for path in more if path.is_file() and path.suffix != ".pyc"]
         # What a build in this folder made of .pyx files is in the list, too.
         files = [name for name in files if not name.endswith(".cpp")]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import operator
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -22,7 +21,6 @@ from archivestream.batch import Batch, PendingBatch, as_bytes, as_rows
 from archivestream.cache import Cache
 from archivestream.errors import ArchiveError
 from archivestream.file_types import number_types
-from archivestream.formats.acumen import SHAPE, parse_shape
 from archivestream.index import MemberIds
 from archivestream.indexing import MODES, IndexMode
 from archivestream.limits import Limits
@@ -490,31 +488,9 @@ class Archive(Sequence[bytes]):
         ArchiveChangedError
             If the file is not the one that was opened.
         """
-        rows = self._selection.members(keys)
-        data = self._shared.mappings.members(rows)
-        shapes = itertools.repeat(None) if dtype is None else self._shapes(rows)
-        arrays: list[NDArray[Any]] = []
-        try:
-            for values, shape in zip(data, shapes, strict=False):
-                arrays.append(
-                    npy.view_array(values.data, None, None)
-                    if dtype is None
-                    else npy.view_values(values, np.dtype(dtype), shape)
-                )
-        except ArchiveError as error:
-            row = int(rows[len(arrays)])
-            reader = self._shared.reader
-            names = {"archive": reader.archive_name(row), "member": self._selection.index.name(row)}
-            raise type(error)(error.reason, **names) from error
-        return arrays
-
-    def _shapes(self, rows: MemberIds) -> Iterable[tuple[int, ...] | None]:
-        """Return the shapes of members that are values without a header, where they are known."""
-        metadata = self._shared.metadata
-        table = None if metadata is None else metadata.take(rows)
-        if table is None or SHAPE not in table.column_names:
-            return [None] * len(rows)
-        return [None if text is None else parse_shape(text) for text in table[SHAPE].to_pylist()]
+        rows, metadata = self._selection.members(keys), self._shared.metadata
+        shapes = None if dtype is None or metadata is None else metadata.shapes(rows)
+        return self._shared.mappings.arrays(rows, None if dtype is None else np.dtype(dtype), shapes)
 
     def open_member(self, key: Key) -> io.BufferedReader:
         """Open a member as a seekable binary file.

@@ -359,12 +359,14 @@ def read_images(
     left = [place for place in range(n) if place not in bad]
     if images is None and decoder.size is not None:
         images = _take_images(allocate, n, decoder.size)
-    while images is None:  # as large as the first good one, which its header alone does not prove to be
-        first = encoded.decode(left[0], decoder) if left else np.empty((0, 0, 3), np.uint8)
+    while images is None and left:  # as large as the first good one, which its header alone does not prove to be
+        place = left.pop(0)
+        first = encoded.decode(place, decoder)
         if first is not None:
             images = _take_images(allocate, n, first.shape)
-            images[left[:1]] = first
-        left = left[1:]
+            images[place] = first
+    if images is None:
+        images = _take_images(allocate, n, (0, 0))
 
     def fill(places: list[int]) -> None:
         for place in places:

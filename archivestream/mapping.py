@@ -6,16 +6,20 @@ process: what is written to the file shows in the views, and reading what was cu
 
 from __future__ import annotations
 
+import itertools
 import mmap
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archivestream._native.codecs import Codec, Status
 from archivestream._native.columns import Layout, MemberFlag
-from archivestream.errors import ArchiveChangedError, UnsupportedFeatureError
+from archivestream.errors import ArchiveChangedError, ArchiveError, UnsupportedFeatureError
 from archivestream.index import MemberIds
 from archivestream.members import METHODS
+from archivestream.npy import view_array, view_values
 from archivestream.reader import MemberReader
 
 __all__ = ["Mappings"]
@@ -39,8 +43,37 @@ class Mappings:
         self._reader = reader
         self._mapped: dict[int, _Bytes] = {}
 
-    def members(self, rows: MemberIds) -> list[_Bytes]:
-        """Return read-only views of the bytes of some members: see `archivestream.Archive.map_arrays`."""
+    def arrays(
+        self, rows: MemberIds, dtype: np.dtype[Any] | None, shapes: Sequence[tuple[int, ...] | None] | None
+    ) -> list[NDArray[Any]]:
+        """Return some members as arrays: see `archivestream.Archive.map_arrays`.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, shape (n,)
+            Of the index.
+        dtype : dtype, optional
+            Of members that are values without a header; default: they are ``.npy`` files.
+        shapes : sequence of n tuples or None, optional
+            Of those members.
+        """
+        members = self._members(rows)
+        arrays: list[NDArray[Any]] = []
+        try:
+            if dtype is None:
+                for member in members:
+                    arrays.append(view_array(member.data, None, None))
+            else:
+                for member, shape in zip(members, shapes or itertools.repeat(None), strict=False):
+                    arrays.append(view_values(member, dtype, shape))
+        except ArchiveError as error:
+            row = int(rows[len(arrays)])
+            names = {"archive": self._reader.archive_name(row), "member": self._reader.index.name(row)}
+            raise type(error)(error.reason, **names) from error
+        return arrays
+
+    def _members(self, rows: MemberIds) -> list[_Bytes]:
+        """Return read-only views of the bytes of some members."""
         reader, index = self._reader, self._reader.index
         for row in rows[reader.refused(rows)].tolist():
             reader.read(row)  # which says what forbids it

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from archivestream.formats.acumen import SHAPE, parse_shape
 from archivestream.index import Index, MemberIds
 from archivestream.reader import MemberReader
 from archivestream.sources import Source
@@ -103,6 +104,12 @@ class Metadata:
         if rows is None or rows is self._rows:
             return self._table
         return self._table.take(rows if self._place is None else self._place[rows])
+
+    def shapes(self, rows: MemberIds) -> list[tuple[int, ...] | None] | None:
+        """Return the shapes of arrays that are stored without a header, where the metadata have them."""
+        if SHAPE not in self._table.column_names:
+            return None
+        return [None if text is None else parse_shape(text) for text in self.take(rows)[SHAPE].to_pylist()]
 
     @cached_property
     def _place(self) -> MemberIds | None:

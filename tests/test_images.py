@@ -352,3 +352,14 @@ def test_calls_from_several_threads(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def test_batches_of_a_loader_from_images_of_several_sizes() -> None:
+    pytest.importorskip("torch")
+    files = {f"{i}.jpg": encoded(photo(60 + 7 * i, 90 - 5 * i)) for i in range(8)}
+    decoder = ImageDecoder(size=(24, 32))
+    with archivestream.open(zip_of(files)) as archive:
+        dataset = archivestream.ArchiveDataset(archive, decode=decoder)
+        with archivestream.ArchiveLoader(dataset, batch_size=4, num_workers=2) as loader:
+            batches = [batch.numpy() for batch in loader]
+        np.testing.assert_array_equal(np.concatenate(batches), archive.read_images(range(8), size=(24, 32)))

@@ -222,7 +222,15 @@ def test_killed(target: str, options: str, end: signal.Signals, tmp_path: Path) 
     assert all(path.stat().st_size for path in paths)
 
 
-@pytest.mark.parametrize(("target", "options"), [("a.zip", "{}"), ("a.tar.zst", "{}"), ("a-{}.zip", "{'shards': 3}")])
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("a.zip", "{}"),
+        ("a.tar.zst", "{}"),
+        ("a-{}.zip", "{'shards': 3}"),
+        ("b-{}.zip", "{'shards': 3, 'method': 'stored'}"),
+    ],
+)
 def test_a_file_that_may_not_grow(target: str, options: str, tmp_path: Path) -> None:
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

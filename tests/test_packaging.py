@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "archivestream", "tests", "benchmarks")
+SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "archivestream", "tests", "benchmarks", "examples")
 GENERATED = shutil.ignore_patterns("__pycache__", "*.so", "*.cpp", ".*")
 CACHE = Path("build", "third_party")
 

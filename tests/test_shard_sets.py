@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from packtools import leftovers
 
 import archivestream
 from archivestream import ArchiveWarning, ShardPacker, pack, repack
+from archivestream._native import storing
 
 PACKAGE = Path(archivestream.__file__).parents[1]
 
@@ -105,6 +107,30 @@ def test_stored_members_behind_4_gib(tmp_path: Path) -> None:
         assert {name: peer.read(name) for name in small} == small
         assert peer.infolist()[0].header_offset == (4 << 30) - 2000
         assert peer.infolist()[63].header_offset > 4 << 30
+
+
+@pytest.mark.parametrize("wrong", ["data", "directory", "crcs", "times", "names"])
+def test_native_memory_is_as_large_as_it_must_be(wrong: str) -> None:
+    arguments: dict[str, Any] = {
+        "names": [b"a", b"bc"],
+        "contents": [memoryview(b"12345"), memoryview(b"")],
+        "times": np.zeros(2, np.uint32),
+        "attributes": np.zeros(2, np.uint32),
+        "data": np.zeros(2 * 30 + 3 + 5, np.uint8),
+        "directory": np.zeros(2 * 46 + 3, np.uint8),
+        "crcs": np.zeros(2, np.uint32),
+    }
+    storing.store(*arguments.values())
+    assert arguments["data"][31:36].tobytes() == b"12345"
+    assert arguments["crcs"].tolist() == [zlib.crc32(b"12345"), 0]
+    before = arguments["directory"].copy()
+    assert not storing.move(arguments["directory"], (1 << 32) - 2)
+    assert (arguments["directory"] == before).all()
+    assert storing.move(arguments["directory"], 7)
+    assert int.from_bytes(arguments["directory"][42:46].tobytes(), "little") == 7
+    arguments[wrong] = arguments[wrong][:-1]
+    with pytest.raises(ValueError, match=r"as large as|as many"):
+        storing.store(*arguments.values())
 
 
 def test_arrays_and_what_makes_them(tmp_path: Path) -> None:

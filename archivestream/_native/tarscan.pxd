@@ -2,6 +2,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
+from archivestream._native.scanning cimport HeaderScanner
 from archivestream._native.tarheader cimport Fault
 from archivestream._native.tarpax cimport Extension
 from archivestream._native.tartable cimport TarMember, TarTable
@@ -17,7 +18,7 @@ cdef enum State:
     DONE
 
 
-cdef class TarScanner:
+cdef class TarScanner(HeaderScanner):
     cdef TarTable table
     cdef Extension local        # of the next member
     cdef Extension common       # of all members
@@ -31,11 +32,7 @@ cdef class TarScanner:
     cdef int pending
     cdef uint64_t start, need, behind, header, stored
     cdef readonly bint finished
-    cdef readonly size_t window
-    cdef readonly int read_errno
 
-    cdef uint64_t next_wanted(self) noexcept nogil
-    cdef void take_piece(self, const uint8_t *data, size_t size, uint64_t offset) noexcept nogil
     cdef const uint8_t *collect(self, const uint8_t *data, size_t size) noexcept nogil
     cdef void expect(self, State state, uint64_t start, uint64_t need) noexcept nogil
     cdef Fault step(self, const uint8_t *unit) noexcept nogil

@@ -5,8 +5,6 @@ Format"); `tarheader` has the fields. Extension headers (GNU's L and K, PAX's x 
 """
 
 cimport cython
-from libc.errno cimport errno
-from libc.stdlib cimport free, malloc
 
 from archivestream._native.columns cimport SPARSE_BIT
 from archivestream._native.tarheader cimport (
@@ -19,21 +17,16 @@ from archivestream._native.tarheader cimport (
 from archivestream._native.tarpax cimport check_map, cpp_append, read_entries, read_map, read_pax
 from archivestream._native.text cimport is_utf8
 
-cdef extern from "positional_io.hpp" namespace "archivestream":
-    int64_t cpp_read_at "archivestream::read_at"(int fd, void *into, size_t size, uint64_t offset) noexcept nogil
-
 cdef enum:
     LONGEST_EXTENSION = 1 << 20
     MOST_PENDING = 16
 
 cdef uint64_t LARGEST = 0x7FFFFFFFFFFFFFFFULL
-cdef size_t SMALLEST_WINDOW = 4 << 10
-cdef size_t LARGEST_WINDOW = 256 << 10
 cdef uint64_t NOWHERE = 0xFFFFFFFFFFFFFFFFULL
 
 
 @cython.final
-cdef class TarScanner:
+cdef class TarScanner(HeaderScanner):
     """Turns the stream of a tar, fed in pieces of any size, into columns.
 
     Parameters
@@ -54,7 +47,6 @@ cdef class TarScanner:
         self.strict = strict
         self.ignore_zeros = ignore_zeros
         self.table = TarTable(max_members, max_names)
-        self.window = SMALLEST_WINDOW
         self.fault = NONE
         self.expect(HEADER, 0, BLOCK)
 
@@ -62,11 +54,6 @@ cdef class TarScanner:
     def count(self):
         """Members so far."""
         return self.table.columns.size.size()
-
-    @property
-    def wanted(self):
-        """The next place in the stream whose bytes it needs; 2**64 - 1 where it needs no more."""
-        return self.next_wanted()
 
     @property
     def offset(self):
@@ -78,81 +65,31 @@ cdef class TarScanner:
         """The name of the last member."""
         return self.table.last_name()
 
-    def feed(self, const unsigned char[::1] data not None, uint64_t offset):
-        """Take a piece of the stream, which begins at `offset`. What is not wanted is passed over.
-
-        Returns
-        -------
-        fault : int
-            `Fault.NONE`, or what is wrong: for good.
-
-        Raises
-        ------
-        ValueError
-            If bytes that are wanted lie before the piece.
-        """
-        cdef size_t size = data.shape[0]
-        cdef const uint8_t *start = &data[0] if size else NULL
-        if self.fault == NONE and offset > self.next_wanted():
-            raise ValueError(f"the stream is wanted from {self.next_wanted()}, not from {offset}")
-        with nogil:
-            self.take_piece(start, size, offset)
-        return self.fault
-
-    def scan(self, int descriptor, uint64_t size, uint64_t budget):
-        """Read what is wanted of a file of `size` bytes, until about `budget` bytes were read.
-
-        Returns
-        -------
-        fault : int
-            As `feed`; `Fault.READ_FAILED` sets `read_errno`.
-        """
-        cdef uint8_t *buffer = <uint8_t *> malloc(LARGEST_WINDOW)
-        cdef uint64_t done = 0
-        cdef uint64_t at
-        cdef size_t ask
-        cdef int64_t got
-        if buffer == NULL:
-            raise MemoryError("no memory to read headers")
-        with nogil:
-            while self.fault == NONE and done < budget and self.next_wanted() < size:
-                at = self.next_wanted()
-                ask = min(self.window, size - at)
-                got = cpp_read_at(descriptor, buffer, ask, at)
-                if got < 0:
-                    self.read_errno = errno
-                    self.fault = READ_FAILED
-                    break
-                self.take_piece(buffer, got, at)
-                if self.fault == NONE and <size_t> got < ask:
-                    self.fault = TRUNCATED_HEADER   # the file became shorter
-                done += got + SMALLEST_WINDOW
-        free(buffer)
-        return self.fault
-
     cdef uint64_t next_wanted(self) noexcept nogil:
         return NOWHERE if self.state == DONE else self.start + self.partial.size()
 
-    cdef void take_piece(self, const uint8_t *data, size_t size, uint64_t offset) noexcept nogil:
+    cdef int fail(self, bint unreadable) noexcept nogil:
+        self.fault = READ_FAILED if unreadable else TRUNCATED_HEADER
+        return self.fault
+
+    cdef int take(self, const uint8_t *data, size_t size, uint64_t offset) noexcept nogil:
         cdef uint64_t skip
         cdef const uint8_t *unit
         while self.fault == NONE and self.state != DONE:
             skip = self.next_wanted() - offset
             if skip >= size:
-                # Where headers are dense, large pieces cost least; where payloads are large, what is read in vain.
-                if skip - size <= size:
-                    self.window = min(2 * self.window, LARGEST_WINDOW)
-                else:
-                    self.window = max(self.window // 4, SMALLEST_WINDOW)
-                return
+                if size:
+                    self.adapt(skip - size, size)
+                break
             if self.state == TRAILER:
                 if not is_zero(data + skip, size - skip):
                     self.fault = BEHIND_END
                 self.start = offset + size
-                return
+                break
             unit = self.collect(data + skip, size - skip)
             if unit != NULL:
                 self.fault = self.step(unit)
+        return self.fault
 
     cdef const uint8_t *collect(self, const uint8_t *data, size_t size) noexcept nogil:
         """The whole of what is expected, where it begins in a piece or ends in it; else keep what there is of it."""

@@ -1,6 +1,8 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint64_t
 
+from archivestream._native.scanning cimport HeaderScanner
+
 cdef extern from "growing.hpp" namespace "archivestream" nogil:
     cdef cppclass Bytes:
         uint8_t *data
@@ -21,16 +23,13 @@ cpdef enum RecordFault:
     UNREADABLE
 
 
-cdef class RecordScanner:
+cdef class RecordScanner(HeaderScanner):
     cdef Bytes sizes, offsets, crcs
     cdef uint8_t[16] unit       # the checksum behind a record, and the header of the next one
     cdef size_t have            # of its bytes
     cdef uint64_t at, records, max_records
     cdef RecordFault fault
     cdef readonly uint64_t offset
-    cdef readonly size_t window
-    cdef readonly int read_errno
 
-    cdef void take_piece(self, const uint8_t *data, size_t size, uint64_t offset) noexcept nogil
     cdef RecordFault step(self) noexcept nogil
     cdef RecordFault end_record(self) noexcept nogil

@@ -13,17 +13,12 @@ The scan skips from header to header, and takes the checksum of the data along: 
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint32_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from archivestream._native.buffers cimport Buffer
 from archivestream._native.checksums cimport crc32c_of, masked, unmasked
 from archivestream._native.loads cimport u32, u64
-
-cdef extern from "positional_io.hpp" namespace "archivestream":
-    int64_t cpp_read_at "archivestream::read_at"(int fd, void *into, size_t size, uint64_t offset) noexcept nogil
 
 cdef enum:
     HEADER = 12
@@ -31,8 +26,6 @@ cdef enum:
 
 cdef uint64_t LARGEST = 0x7FFFFFFFFFFFFFFFULL
 cdef uint64_t MOST_RECORDS = 0xFFFFFFFEULL      # positions of members fit 32 bits, and all ones means none
-cdef size_t SMALLEST_WINDOW = 4 << 10
-cdef size_t LARGEST_WINDOW = 256 << 10
 
 
 cdef inline bint is_header(const uint8_t *header) noexcept nogil:
@@ -65,7 +58,7 @@ def frame(const unsigned char[::1] data not None):
 
 
 @cython.final
-cdef class RecordScanner:
+cdef class RecordScanner(HeaderScanner):
     """Turns the stream of a TFRecord file, fed in pieces of any size, into columns.
 
     Parameters
@@ -78,7 +71,6 @@ cdef class RecordScanner:
 
     def __cinit__(self, *, uint64_t max_records):
         self.max_records = min(max_records, MOST_RECORDS)
-        self.window = SMALLEST_WINDOW
         self.have = FOOTER      # there is no record before the first
         self.fault = FINE
 
@@ -88,85 +80,33 @@ cdef class RecordScanner:
         return self.records
 
     @property
-    def wanted(self):
-        """The next place in the stream whose bytes it needs."""
-        return self.at
-
-    @property
     def last_size(self):
         """Bytes of the last record."""
         return (<uint64_t *> self.sizes.data)[self.records - 1] if self.records else 0
 
-    def feed(self, const unsigned char[::1] data not None, uint64_t offset):
-        """Take a piece of the stream, which begins at `offset`. What is not wanted is passed over.
+    cdef uint64_t next_wanted(self) noexcept nogil:
+        return self.at
 
-        Returns
-        -------
-        fault : int
-            `RecordFault.FINE`, or what is wrong: for good.
-
-        Raises
-        ------
-        ValueError
-            If bytes that are wanted lie before the piece.
-        """
-        cdef size_t size = data.shape[0]
-        cdef const uint8_t *start = &data[0] if size else NULL
-        if self.fault == FINE and offset > self.at:
-            raise ValueError(f"the stream is wanted from {self.at}, not from {offset}")
-        with nogil:
-            self.take_piece(start, size, offset)
+    cdef int fail(self, bint unreadable) noexcept nogil:
+        self.fault = UNREADABLE if unreadable else CUT_HEADER
         return self.fault
 
-    def scan(self, int descriptor, uint64_t size, uint64_t budget):
-        """Read what is wanted of a file of `size` bytes, until about `budget` bytes were read.
-
-        Returns
-        -------
-        fault : int
-            As `feed`; `RecordFault.UNREADABLE` sets `read_errno`.
-        """
-        cdef uint8_t *buffer = <uint8_t *> malloc(LARGEST_WINDOW)
-        cdef uint64_t done = 0
-        cdef uint64_t at
-        cdef size_t ask
-        cdef int64_t got
-        if buffer == NULL:
-            raise MemoryError("no memory to read headers")
-        with nogil:
-            while self.fault == FINE and done < budget and self.at < size:
-                at = self.at
-                ask = min(self.window, size - at)
-                got = cpp_read_at(descriptor, buffer, ask, at)
-                if got < 0:
-                    self.read_errno = errno
-                    self.fault = UNREADABLE
-                    break
-                self.take_piece(buffer, got, at)
-                if self.fault == FINE and <size_t> got < ask:
-                    self.fault = CUT_HEADER     # the file became shorter
-                done += got + SMALLEST_WINDOW
-        free(buffer)
-        return self.fault
-
-    cdef void take_piece(self, const uint8_t *data, size_t size, uint64_t offset) noexcept nogil:
+    cdef int take(self, const uint8_t *data, size_t size, uint64_t offset) noexcept nogil:
         cdef uint64_t skip
-        cdef size_t take
+        cdef size_t count
         while self.fault == FINE:
             skip = self.at - offset
             if skip >= size:
-                # Where headers are dense, large pieces cost least; where records are large, what is read in vain.
-                if skip - size <= size:
-                    self.window = min(2 * self.window, LARGEST_WINDOW)
-                else:
-                    self.window = max(self.window // 4, SMALLEST_WINDOW)
-                return
-            take = min(sizeof(self.unit) - self.have, size - skip)
-            memcpy(self.unit + self.have, data + skip, take)
-            self.have += take
-            self.at += take
+                if size:
+                    self.adapt(skip - size, size)
+                break
+            count = min(sizeof(self.unit) - self.have, size - skip)
+            memcpy(self.unit + self.have, data + skip, count)
+            self.have += count
+            self.at += count
             if self.have == sizeof(self.unit):
                 self.fault = self.step()
+        return self.fault
 
     cdef RecordFault step(self) noexcept nogil:
         """Take in the end of one record and the header of the next."""

@@ -244,7 +244,7 @@ def _archived(archive: Archive, member: Member, table: Any) -> Entry:
 
 def check_name(name: str) -> None:
     """Refuse names that no reader could extract."""
-    if _PLAIN_NAME(name) and len(name) <= _LONGEST_NAME and name != MEMBER:
+    if (name.isdecimal() or _PLAIN_NAME(name)) and len(name) <= _LONGEST_NAME // 4 and name != MEMBER:
         return
     parts = name.removesuffix("/").split("/")
     reason = None

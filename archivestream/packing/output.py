@@ -7,13 +7,17 @@ import errno
 import os
 import secrets
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from archivestream.atomic import rename_new, there_already
 
 __all__ = ["OutputFile", "commit"]
+
+Behind: TypeAlias = Callable[[int, Callable[[], None]], "Future[None]"]
 
 _BUFFER = 128 << 10  # of each file, of which there may be many
 
@@ -27,6 +31,8 @@ class OutputFile:
         Where it will stand.
     overwrite : bool
         Whether it may replace what stands there.
+    behind : callable, optional
+        Runs a call of so many bytes later, in another thread: see `archivestream.packing.pipeline.Pipeline.behind`.
 
     Raises
     ------
@@ -36,7 +42,7 @@ class OutputFile:
         If the folder is not there or cannot be written to.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool, behind: Behind | None = None) -> None:
         self.path = Path(path)
         self.overwrite = overwrite
         if not overwrite and os.path.lexists(self.path):
@@ -51,10 +57,30 @@ class OutputFile:
         # Also where nobody closes it: when it is dropped, or the interpreter ends.
         self._abandon = weakref.finalize(self, _remove, self._file, self._temporary, os.getpid())
         self.size = 0
+        self._behind = behind
+        self._under_way: list[Future[None]] = []
+
+    def write_behind(self, data: memoryview) -> None:
+        """Append bytes that nobody changes any more; they are written later, and by `sync` at the latest."""
+        if self._behind is None:
+            self.write(data)
+            return
+        self._under_way.append(self._behind(len(data), partial(self._write_at, self.size, data)))
+        self.size += len(data)
+
+    def _write_at(self, offset: int, data: memoryview) -> None:
+        try:
+            while data:
+                done = os.pwrite(self._file.fileno(), data, offset)
+                data, offset = data[done:], offset + done
+        except OSError as error:
+            raise self._named(error) from error
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes."""
         try:
+            if self._under_way:
+                self._file.seek(self.size)
             self._file.write(data)
         except OSError as error:
             raise self._named(error) from error
@@ -71,6 +97,9 @@ class OutputFile:
 
     def sync(self) -> None:
         """Close the file, once all of it is on the disk."""
+        for write in self._under_way:
+            write.result()
+        self._under_way.clear()
         try:
             self._file.flush()
             os.fsync(self._file.fileno())

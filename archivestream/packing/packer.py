@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -145,6 +145,7 @@ class Packer:
         self.total = 0
         self._done = 0
         self._names: set[str] = set()
+        self._taken: Container[object] = ()  # the names in archives that these are to stand beside
         self._open_units: dict[int, _OpenUnit] = {}
         self._job: list[_OpenUnit] = []
         self._job_size = 0
@@ -152,9 +153,9 @@ class Packer:
         self._writers: list[Writer] = []
         self._metadata: dict[Writer, MetadataWriter] = {}
         self._finished = 0  # how many of them are whole
+        self._pipeline = Pipeline(threads)
         if target is not None:
             self._open_writer(target)
-        self._pipeline = Pipeline(threads)
 
     @property
     def paths(self) -> list[Path]:
@@ -218,7 +219,7 @@ class Packer:
         if self._closed:
             raise ValueError("the packer is closed")
         check_name(entry.name)
-        if entry.name in self._names or self._has(entry.name):
+        if entry.name in self._names or entry.name in self._taken:
             raise ValueError(f"there are two members with the name {entry.name!r}")
         self._names.add(entry.name)
         if shard is None:
@@ -287,10 +288,6 @@ class Packer:
         """Say which of several archives a member belongs to."""
         return 0
 
-    def _has(self, name: str) -> bool:
-        """Whether archives that these are to stand beside have a member of that name."""
-        return False
-
     def _replaced(self) -> list[Path]:
         """List files that have to go before the archives get their names."""
         return []
@@ -305,7 +302,7 @@ class Packer:
     # ---- gathering, on the calling thread ------------------------------------------------------------------------
 
     def _open_writer(self, target: str | os.PathLike[str]) -> None:
-        file = OutputFile(target, overwrite=self._overwrite)
+        file = OutputFile(target, overwrite=self._overwrite, behind=self._pipeline.behind)
         try:
             self._writers.append(self._format.writer(file))
         except BaseException:

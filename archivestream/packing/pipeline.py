@@ -34,6 +34,8 @@ class Pipeline:
         self._pool = ThreadPoolExecutor(threads, "archivestream-pack")
         self._room = _BYTES + threads * _BYTES_PER_THREAD
         self._in_flight: deque[tuple[Future[Any], Callable[[Any], None], int]] = deque()
+        self._behind: deque[tuple[Future[None], int]] = deque()
+        self._room_behind = self._room
 
     def submit(self, size: int, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Run `work` in a thread, and later `done` on its result; `size` is the memory that it holds, in bytes."""
@@ -54,8 +56,18 @@ class Pipeline:
         self._room -= size
         self._in_flight.append((ready, lambda _: work(), size))
 
+    def behind(self, size: int, work: Callable[[], None]) -> Future[None]:
+        """Run `work` in a thread, in no order; what it raises comes from a later call, or from what is returned."""
+        while self._behind and (self._room_behind < size or self._behind[0][0].done()):
+            done, freed = self._behind.popleft()
+            done.result()
+            self._room_behind += freed
+        self._room_behind -= size
+        self._behind.append((self._pool.submit(work), size))
+        return self._behind[-1][0]
+
     def drain(self) -> None:
-        """Wait for all that was submitted."""
+        """Wait for all that was submitted, but for what is done behind."""
         while self._in_flight:
             self._finish_first()
 
@@ -63,6 +75,7 @@ class Pipeline:
         """Stop the threads; what was not begun is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._in_flight.clear()
+        self._behind.clear()
 
     def _finish_first(self) -> None:
         future, done, size = self._in_flight.popleft()

@@ -17,6 +17,7 @@ from archivestream.threads import check_threads, processors
 __all__ = ["Listing", "find_entries", "next_number", "shuffled"]
 
 _DIGITS = 12  # of the names of samples that have none
+_NAME = f"%0{_DIGITS}d"
 
 
 class Listing(NamedTuple):
@@ -101,10 +102,10 @@ def _entry_of_sample(numbered: tuple[int, Any]) -> Entry:
     """Make a member of a sample; of one without a name, it is its number."""
     number, sample = numbered
     if type(sample) is bytes:  # most samples by far: spare them the questions below
-        return Entry(f"{number:0{_DIGITS}d}", len(sample), FILE_MODE, sample)
+        return Entry(_NAME % number, len(sample), FILE_MODE, sample)
     if callable(sample):
         sample = sample()
-    name, metadata = f"{number:0{_DIGITS}d}", None
+    name, metadata = _NAME % number, None
     if isinstance(sample, tuple | list):
         if len(sample) != 2:
             raise TypeError(

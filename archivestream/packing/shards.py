@@ -148,6 +148,8 @@ class ShardPacker(Packer):
         if max_shard_bytes is not None:  # members that are compressed together go to one shard
             container.unit_bytes = min(container.unit_bytes, max_shard_bytes // 4)
         super().__init__(container, None, threads=threads, overwrite=overwrite, progress=progress)
+        if self._present is not None:
+            self._taken = self._present.names
 
     def _list_names(self, target: str, shards: int | None) -> Iterator[str]:
         """Name the shards, in order."""
@@ -177,9 +179,6 @@ class ShardPacker(Packer):
                 if os.path.lexists(name):
                     raise FileExistsError(errno.EEXIST, "the file is there already; overwrite=True replaces it", name)
             self._next_names = iter(names)
-
-    def _has(self, name: str) -> bool:
-        return self._present is not None and name in self._present.names
 
     def _replaced(self) -> list[Path]:
         """List the first shard of what is overwritten, without which there is no set, and those beyond the last one."""

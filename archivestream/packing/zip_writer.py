@@ -138,7 +138,7 @@ class ZipWriter:
 
     def _write_stored(self, members: StoredMembers) -> None:
         base = self.file.size
-        self.file.write(members.data.data)
+        self.file.write_behind(members.data.data)
         if move(members.directory, base):
             self._directory += members.directory.data
         else:  # so far behind that the offsets need fields of ZIP64

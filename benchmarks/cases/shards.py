@@ -103,7 +103,7 @@ def _shards_write(scale: Scale) -> Measured:
 @case(
     "shards_random",
     "records of 10 KB at random from 128 shards",
-    SpeedTarget("ours, a[i]", "splitdataloader", 4),
+    SpeedTarget("ours, one by one", "splitdataloader", 4),
     SpeedTarget("ours, read_many", "splitdataloader", 4),
 )
 def _shards_random(scale: Scale) -> Measured:
@@ -113,7 +113,7 @@ def _shards_random(scale: Scale) -> Measured:
     with _scratch(2 * len(records) * _RECORD) as folder:
         with archivestream.open(_write_ours(records, folder / "ours")) as archive:
             sides = [
-                reading("ours, a[i]", "ours", lambda: map(archive.__getitem__, order)),
+                reading("ours, one by one", "ours", lambda: map(archive.__getitem__, order)),
                 reading("ours, read_many", "ours", lambda: map(archive.read_many, batches)),
             ]
             if find_spec("splitdataloader"):
