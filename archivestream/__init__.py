@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from archivestream.decoding import register_decoder
     from archivestream.finishing import Normalize
     from archivestream.loader import ArchiveLoader
+    from archivestream.manifest import Manifest
     from archivestream.packing import ShardPacker, TarZstPacker, ZipPacker, pack, repack
     from archivestream.sampling import ArchiveSampler, OrderReport
 
@@ -63,6 +64,7 @@ __all__ = [
     "LimitExceededError",
     "Limits",
     "LoaderStats",
+    "Manifest",
     "Member",
     "MemberNotFoundError",
     "Normalize",
@@ -92,6 +94,7 @@ __all__ = [
 _LAZY = {
     "ArchiveDataset": "archivestream.dataset",
     "ArchiveLoader": "archivestream.loader",
+    "Manifest": "archivestream.manifest",
     "Normalize": "archivestream.finishing",
     **dict.fromkeys(("Packed", "Padded"), "archivestream.collating"),
     "register_decoder": "archivestream.decoding",

@@ -6,14 +6,14 @@ import os
 import shutil
 import subprocess
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from benchmarks import BUILD
-from benchmarks.measure import Digest
+from benchmarks.measure import Digest, Side
 
-__all__ = ["VARIABLE", "DareBlopy", "find_python"]
+__all__ = ["dareblopy_side"]
 
 VARIABLE = "ARCHIVESTREAM_PYTHON38"  # names an interpreter
 _REQUIREMENTS = "DareBlopy==0.0.5", "numpy==1.24.4"
@@ -72,22 +72,19 @@ def find_python(*, install: bool) -> str | None:
 
 
 class DareBlopy:
-    """Reads TFRecord files of images in that interpreter, which stays.
+    """Reads files in that interpreter, which stays.
 
     Parameters
     ----------
     python : str
         The interpreter.
-    files : sequence of (Path, int)
-        Each with the side of its images.
-    batch : int
-        Images that are parsed at once.
+    arguments : object
+        What is read: see `benchmarks.dareblopy_peer`.
     """
 
-    def __init__(self, python: str, files: Sequence[tuple[Path, int]], batch: int) -> None:
-        arguments = [text for path, side in files for text in (str(path), str(side))]
+    def __init__(self, python: str, *arguments: object) -> None:
         self._process = subprocess.Popen(
-            [python, str(_PEER), str(batch), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, str(_PEER), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         weakref.finalize(self, _end, self._process)
 
@@ -108,6 +105,23 @@ class DareBlopy:
         if len(answer) != 2:
             raise RuntimeError(f"DareBlopy ended with status {self._process.wait()}")
         return Digest(*map(int, answer))
+
+
+def dareblopy_side(*arguments: object, install: bool) -> Side | str:
+    """Make the side of DareBlopy, or say why there is none.
+
+    Parameters
+    ----------
+    arguments : object
+        What is read: see `benchmarks.dareblopy_peer`.
+    install : bool
+        As for `find_python`.
+    """
+    python = find_python(install=install)
+    if python is None:
+        return f"DareBlopy: no CPython 3.8 that it could be installed for; {VARIABLE} names one"
+    peer = DareBlopy(python, *arguments)
+    return Side("DareBlopy", "peer", peer.run, peer.digest)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

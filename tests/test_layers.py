@@ -73,6 +73,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "order_report",
         "sampling",
         "dataset",
+        "manifest",
     ),
     (
         "child_process",
@@ -90,6 +91,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "iteration",
         "loader",
     ),
+    ("integrations",),
     ("__init__",),  # the public names; `dataset` among them on first use only
     ("cli", "__main__"),
 )
@@ -319,6 +321,7 @@ def test_every_public_name_is_there() -> None:
         ("PIL", "archivestream.decoding.find_decoder('image')", "archivestream[image]"),
         ("PIL", "archivestream.decoding.find_decoder('pil')", "archivestream[image]"),
         ("simplejpeg", "archivestream.decoding.find_decoder('image')", "archivestream[image]"),
+        ("fsspec", "import archivestream.integrations.fsspec", "archivestream[fsspec]"),
         ("soundfile", "archivestream.decoding.find_decoder('audio')(memoryview(b'fLaC'))", "archivestream[audio]"),
     ],
 )

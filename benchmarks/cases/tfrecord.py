@@ -18,7 +18,7 @@ from archivestream.tfrecord import ExampleParser, FixedLenFeature, encode_exampl
 from benchmarks.cases.registry import QUICK, case, note_threads, save_index
 from benchmarks.data import cached
 from benchmarks.measure import Digest, Side, idle_cores, reading, time_sides
-from benchmarks.python38 import VARIABLE, DareBlopy, find_python
+from benchmarks.python38 import dareblopy_side
 from benchmarks.record_limit import RecordLoop
 from benchmarks.results import Measured, Scale, SpeedTarget
 
@@ -50,12 +50,12 @@ def _tfrecord(scale: Scale) -> Measured:
         sides.append(reading("tfrecord", "peer", partial(_pypi, files, scale.batch)))
     else:
         notes.append("tfrecord: not installed")
-    python = find_python(install=scale != QUICK)
-    if python is not None:
-        peer = DareBlopy(python, files, scale.batch)
-        sides.append(Side("DareBlopy", "peer", peer.run, peer.digest))
+    arguments = [argument for file in files for argument in file]
+    peer = dareblopy_side("records", scale.batch, *arguments, install=scale != QUICK)
+    if isinstance(peer, str):
+        notes.append(peer)
     else:
-        notes.append(f"DareBlopy: no CPython 3.8 that it could be installed for; {VARIABLE} names one")
+        sides.append(peer)
     timings, digest = time_sides(sides, scale.rounds)
     members = sum(scale.pixels // len(_SIDES) // (3 * side * side) for side in _SIDES)
     measured = Measured(members, digest.bytes, timings, notes=notes)

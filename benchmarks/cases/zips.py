@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import archivestream
 from benchmarks import data, memory
-from benchmarks.cases.registry import case, limit_side, note_threads, ours_threads, random_batches
+from benchmarks.cases.registry import QUICK, case, limit_side, note_threads, ours_threads, random_batches
 from benchmarks.limit import BatchLoop, DirectoryLoop, Payloads
 from benchmarks.measure import (
     Batches,
@@ -27,6 +27,7 @@ from benchmarks.measure import (
     reading,
     time_sides,
 )
+from benchmarks.python38 import dareblopy_side
 from benchmarks.results import Figure, FigureTarget, Measured, Scale, SpeedTarget
 
 
@@ -192,6 +193,7 @@ def _stored_110k(scale: Scale) -> Measured:
     "stored 30 KB members, read_many, batches in the order of the file",
     SpeedTarget("ours, 1 thread", "limit", 0.90),
     SpeedTarget("ours", "zipfile", 4),
+    SpeedTarget("ours, one by one", "DareBlopy", 1),
 )
 def _stored_30k(scale: Scale) -> Measured:
     members = 2 * scale.images
@@ -207,8 +209,14 @@ def _stored_30k(scale: Scale) -> Measured:
             limit_side(BatchLoop(Payloads.of(path), batches)),
             limit_side(BatchLoop(Payloads.of(path), singles), "limit, memory of one member"),
         ]
+        notes = [ours_threads(), "read_many makes new bytes objects; the limit fills memory of one batch, used again"]
+        peer = dareblopy_side("members", path, install=scale != QUICK)
+        if isinstance(peer, str):
+            notes.append(peer)
+        else:
+            sides.append(peer)
+            notes.append("DareBlopy reads one by one, and checks nothing")
         timings, digest = time_sides(sides, scale.rounds)
-    notes = [ours_threads(), "read_many makes new bytes objects; the limit fills memory of one batch, used again"]
     return Measured(members, digest.bytes, timings, notes=notes)
 
 

@@ -1,0 +1,226 @@
+"""Data sets by name: what a manifest opens, verifies and refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from samples import KINDS, MAKERS, zip_of
+
+import archivestream
+from archivestream import ArchiveError, CorruptArchiveError, Manifest
+
+ROOT = Path(archivestream.__file__).parent.parent
+FILES = {f"{split}/{label}/{i}.txt": b"%d" % i for split in ("train", "val") for label in "ab" for i in range(20)}
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    """Three archives below a folder of the manifest, each with a third of the files."""
+    (tmp_path / "digits").mkdir()
+    paths = [tmp_path / "digits" / f"{i}.zip" for i in range(3)]
+    for i, path in enumerate(paths):
+        path.write_bytes(zip_of(dict([*FILES.items()][i::3])))
+    return paths
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "datasets.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("zst", "gz")])
+def test_every_kind_of_archive_is_opened_by_name(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "ümlaut [1].bin"
+    path.parent.mkdir()
+    path.write_bytes(MAKERS[kind](FILES))
+    manifest = Manifest(write(tmp_path, f'["a name"]\npath = "sub/ümlaut [1].bin"\nsha256 = "{digest(path).upper()}"'))
+    assert list(manifest) == ["a name"]
+    manifest["a name"].verify()
+    with manifest["a name"].open(threads=1) as archive:
+        assert dict(zip(archive.names, archive, strict=True)) == FILES
+    with pytest.raises(KeyError, match="none"):
+        manifest["none"]
+
+
+def test_patterns_and_lists(tmp_path: Path, shards: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(
+        tmp_path,
+        '[glob]\npath = "digits/*.zip"\n[braces]\npath = "digits/{2..0}.zip"\n[number]\npath = "digits/{:d}.zip"\n'
+        '[list]\npath = ["digits/1.zip", "digits/{0,2}.zip"]\n'
+        '[none]\npath = "digits/*.tar"\n[gone]\npath = "gone.zip"\n',
+    )
+    expected = {"glob": "012", "braces": "210", "number": "012", "list": "102"}
+    monkeypatch.chdir(tmp_path)
+    for place in (path, str(path), "datasets.toml"):
+        manifest = Manifest(place)
+        for name, order in expected.items():
+            assert list(manifest[name].files()) == [f"digits/{i}.zip" for i in order]
+            assert [str(file.resolve()) for file in manifest[name].files().values()] == [
+                str(shards[int(i)]) for i in order
+            ]
+            assert len(manifest[name].open()) == len(FILES)
+    for name in ("none", "gone"):
+        with pytest.raises(FileNotFoundError):
+            manifest[name].open()
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.zip", "{..,sub}/secret.zip", "sub/../../secret.zip", "sub/link/../secret.zip", "../*.zip"]
+)
+def test_paths_stay_below_the_folder(path: str, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "other" / "inner").mkdir(parents=True)
+    (folder / "sub" / "link").symlink_to(tmp_path / "other" / "inner")
+    for place in (tmp_path, tmp_path / "other", folder / "sub"):
+        (place / "secret.zip").write_bytes(zip_of(FILES))
+    manifest = Manifest(write(folder, f"[a]\npath = '{path}'"))
+    with pytest.raises(ValueError, match=r"datasets\.toml: data set 'a': the path .* leads out") as caught:
+        manifest["a"].open()
+    assert path in str(caught.value)
+
+
+def test_a_path_is_relative(tmp_path: Path, shards: list[Path]) -> None:
+    with pytest.raises(ValueError, match="leads out"):
+        Manifest(write(tmp_path, f"[a]\npath = '{shards[0]}'"))["a"].files()
+
+
+def test_a_folder_that_begins_like_that_of_the_manifest_is_another(tmp_path: Path) -> None:
+    """As a guard does not see that compares the beginnings of texts; here by a glob in the name of the folder."""
+    for name in ("data[1]", "data1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "data1" / "secret.zip").write_bytes(zip_of(FILES))
+    with pytest.raises(ValueError, match="leads out"):
+        Manifest(write(tmp_path / "data[1]", "[a]\npath = '*.zip'"))["a"].files()
+
+
+def test_checksums(tmp_path: Path, shards: list[Path]) -> None:
+    table = "\n".join(f"'digits/{path.name}' = '{digest(path)}'" for path in shards)
+    named = Manifest(write(tmp_path, f"[a]\npath = 'digits/*'\n[a.sha256]\n{table}"))["a"]
+    calls: list[tuple[int, int]] = []
+    named.verify(lambda done, total: calls.append((done, total)))
+    total = sum(path.stat().st_size for path in shards)
+    assert calls[-1] == (total, total)
+    assert calls == sorted(calls)
+    assert len(calls) == len(shards)
+    data = bytearray(shards[1].read_bytes())
+    data[40] ^= 1
+    shards[1].write_bytes(data)
+    with pytest.raises(CorruptArchiveError, match=r"1\.zip: its SHA-256 is .* not that of 'a' in .*toml") as caught:
+        named.verify()
+    assert isinstance(caught.value, ArchiveError)
+    assert caught.value.archive == str(shards[1])
+    shards[2].unlink()
+    with pytest.raises(ValueError, match=r"data set 'a': each archive needs a sha256.*: see digits/2\.zip"):
+        named.verify()
+
+
+@pytest.mark.parametrize("sha256", ["", "sha256 = '{}'", "sha256 = {{'digits/0.zip' = '{}'}}", "sha256 = {{x = '{}'}}"])
+def test_each_archive_needs_a_checksum(sha256: str, tmp_path: Path, shards: list[Path]) -> None:
+    path = write(tmp_path, "[a]\npath = 'digits/*.zip'\n" + sha256.format(digest(shards[0])))
+    with pytest.raises(ValueError, match=r"datasets\.toml: data set 'a': each archive needs a sha256"):
+        Manifest(path)["a"].verify()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a]\npath = 'x'\nlables = 'folder'", "data set 'a': unknown key 'lables': known are path, sha256, "),
+        ("[ok]\npath = 'x'\n[b]\npath = 'x'\nurl = 'y'", "data set 'b': unknown key 'url'"),
+        ("[a]\ndecode = 'image'", "data set 'a': it must be a table with a path"),
+        ("a = 'x.zip'", "data set 'a': it must be a table with a path"),
+        ("[a]\npath = []", "data set 'a': it must be a table with a path"),
+        ("[a]\npath = 3", "data set 'a': path is 3, and must be str or list"),
+        ("[a]\npath = ['x', 3]", "data set 'a': path is ['x', 3], and must be a path or pattern, or a list of them"),
+        ("[a]\npath = 'x'\ngroup = 'yes'", "data set 'a': group is 'yes', and must be bool"),
+        ("[a]\npath = 'x'\nseed = true", "data set 'a': seed is True, and must be int"),
+        ("[a]\npath = 'x'\nsplits = ['a']", "data set 'a': splits is ['a'], and must be dict"),
+        ("[a]\npath = 'x'\n[a]\npath = 'y'", "this is no manifest: "),
+        ("path = ", "this is no manifest: "),
+    ],
+)
+def test_what_means_nothing_names_the_file_and_the_data_set(text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+        Manifest(path)
+
+
+def test_a_manifest_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Manifest(tmp_path / "datasets.toml")
+    (tmp_path / "datasets.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="no manifest"):
+        Manifest(tmp_path / "datasets.toml")
+
+
+def names_of(dataset: object) -> set[str]:
+    return set(dataset.names)  # type: ignore[attr-defined]
+
+
+def test_datasets(tmp_path: Path, shards: list[Path]) -> None:
+    pytest.importorskip("torch")
+    path = write(
+        tmp_path,
+        """
+        [whole]
+        path = "digits/*.zip"
+        decode = { txt = "int" }
+        labels = "folder"
+        pattern = "*.txt"
+        splits = { train = "train/*", val = "val/*" }
+        [shares]
+        path = "digits/*.zip"
+        decode = "text"
+        labels = "folder"
+        splits = { train = 0.75, val = 0.25 }
+        seed = 3
+        stratify = true
+        """,
+    )
+    manifest = Manifest(path)
+    whole = manifest["whole"].dataset()
+    found = {name: whole[i] for i, name in enumerate(whole.names)}
+    assert found == {name: (int(data), "ab".index(name.split("/")[1])) for name, data in FILES.items()}
+    assert names_of(manifest["whole"].dataset("val")) == {name for name in FILES if name.startswith("val/")}
+    assert manifest["whole"].dataset("val").classes == ["a", "b"]
+    parts: Mapping[str, object] = {name: manifest["shares"].dataset(name) for name in ("train", "val")}
+    expected = manifest["shares"].dataset().split({"train": 0.75, "val": 0.25}, seed=3, stratify=True)
+    for name, part in parts.items():
+        assert list(part.names) == list(expected[name].names)  # type: ignore[attr-defined]
+    assert names_of(parts["train"]) | names_of(parts["val"]) == set(FILES)
+    with pytest.raises(ValueError, match="data set 'whole': there is no split 'test': known are train, val"):
+        manifest["whole"].dataset("test")
+    # What is given goes before what the manifest says.
+    archive = manifest["whole"].open(cache=0)
+    given = manifest["whole"].dataset("train", archive=archive, decode=None, transform=bytes.hex)
+    assert given[0] == (FILES[given.names[0]].hex(), 0)
+    archive.close()
+    with pytest.raises(ValueError, match="closed"):
+        given[0]
+
+
+def test_pickles(tmp_path: Path, shards: list[Path]) -> None:
+    manifest = pickle.loads(pickle.dumps(Manifest(write(tmp_path, "[a]\npath = 'digits/0.zip'"))))
+    assert len(manifest["a"].open()) == len([*FILES][0::3])
+
+
+def test_archives_are_opened_without_torch(tmp_path: Path, shards: list[Path]) -> None:
+    path = write(tmp_path, "[a]\npath = 'digits/0.zip'")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules['torch'] = None\n"
+        f"import archivestream; print(len(archivestream.Manifest({str(path)!r})['a'].open()))\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{len([*FILES][0::3])}\n")
