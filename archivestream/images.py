@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from archivestream.errors import ArchiveError, CorruptArchiveError, LimitExceededError
+from archivestream.errors import ArchiveError, CorruptArchiveError, LimitExceededError, UnsupportedFeatureError
 from archivestream.index import MemberIds
 from archivestream.reader import Allocate, MemberReader, take_bytes, without_frames
 
@@ -247,10 +247,12 @@ def _read(data: memoryview, use: Callable[[PIL.Image.Image], _Result], max_pixel
 
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
+            if image.format == "EPS":
+                raise UnsupportedFeatureError("it is PostScript, a program, which is not run")
             if max_pixels is not None:
                 _check_pixels(image.height, image.width, max_pixels)
             return use(image)
-    except (MemoryError, Warning, LimitExceededError):
+    except (MemoryError, Warning, LimitExceededError, UnsupportedFeatureError):
         raise
     except PIL.Image.DecompressionBombError as error:
         raise LimitExceededError(f"{error}; PIL.Image.MAX_IMAGE_PIXELS allows more") from error

@@ -7,6 +7,7 @@ more than a directory is; or in the table that lists the members.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from archivestream.errors import ArchiveWarning
 from archivestream.formats.acumen import SHAPE, parse_shape
 from archivestream.index import Index, MemberIds
 from archivestream.reader import MemberReader
@@ -21,6 +23,8 @@ from archivestream.sources import Source
 from archivestream.tables import KEY, MEMBER, MakeTable, arrow, join_tables, read_ipc
 
 __all__ = ["Metadata", "Part", "find_part", "shown_rows"]
+
+_LOOKED_AT = 64  # members at the end of a file, among which metadata may be found that are not the last of them
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,13 @@ def find_part(
     n = len(index)
     if n and order is None and table is None and index.name(n - 1) == MEMBER:
         return Part(file, tuple(holders), n, np.arange(n - 1), n - 1)
+    if any(index.name(row) == MEMBER for row in range(max(0, n - _LOOKED_AT), n - 1)):
+        warnings.warn(
+            f"{file.name}: {MEMBER!r}, its metadata, is not its last member any more, so that they are not used: "
+            "something was appended by another program",
+            ArchiveWarning,
+            stacklevel=2,
+        )
     return Part(file, tuple(holders), n, order, None, table)
 
 
@@ -107,7 +118,11 @@ class Metadata:
 
     def shapes(self, rows: MemberIds) -> list[tuple[int, ...] | None] | None:
         """Return the shapes of arrays that are stored without a header, where the metadata have them."""
-        if SHAPE not in self._table.column_names:
+        pyarrow = arrow()
+        if SHAPE not in self._table.column_names or self._table[SHAPE].type not in (
+            pyarrow.string(),
+            pyarrow.large_string(),
+        ):
             return None
         return [None if text is None else parse_shape(text) for text in self.take(rows)[SHAPE].to_pylist()]
 

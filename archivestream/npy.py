@@ -220,8 +220,15 @@ def view_values(data: NDArray[np.uint8], dtype: np.dtype[Any], shape: tuple[int,
     """
     if dtype.hasobject:
         raise UnsupportedFeatureError(f"bytes are no Python objects: dtype={dtype}")
+    if dtype.itemsize == 0:
+        raise UnsupportedFeatureError(f"values of {dtype} take no bytes: say how long they are")
     count = -1 if shape is None else math.prod(shape)
     if data.size % dtype.itemsize or (shape is not None and data.size // dtype.itemsize != count):
         what = f"values of {dtype}" if shape is None else f"{shape} values of {dtype}"
         raise CorruptArchiveError(f"its {data.size} bytes are no {what}")
-    return data.view(dtype) if shape is None else data.view(dtype).reshape(shape)
+    if shape is None:
+        return data.view(dtype)
+    try:
+        return data.view(dtype).reshape(shape)
+    except ValueError as error:
+        raise CorruptArchiveError(f"there are no arrays of the shape {shape}: {error}") from error

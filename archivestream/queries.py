@@ -114,6 +114,8 @@ class _Evaluation:
     def _compare(self, left: ast.expr, operator: ast.cmpop, right: ast.expr) -> Any:
         if isinstance(operator, ast.In | ast.NotIn):
             column, values = self._operand(left), self._values(right)
+            if arrow().types.is_integer(column.type):
+                values = [value for value in values if not isinstance(value, int) or _fits(value, column.type)]
             found = self._compute.is_in(column, value_set=arrow().array(values, column.type))
             found = self._compute.if_else(self._compute.is_valid(column), found, None)
             return found if isinstance(operator, ast.In) else self._compute.invert(found)
@@ -122,8 +124,10 @@ class _Evaluation:
                 raise self._unknown(right)
             test: Callable[..., Any] = self._compute.is_null if isinstance(operator, ast.Is) else self._compute.is_valid
             return test(self._operand(left))
-        name = _COMPARISONS[type(operator)]
-        found = getattr(self._compute, name)(self._operand(left, constants=True), self._operand(right, constants=True))
+        sides = [self._operand(side, constants=True) for side in (left, right)]
+        if arrow().uint64() in [side.type for side in sides]:  # which goes together with no signed type
+            sides = [_as_unsigned(side) for side in sides]
+        found = getattr(self._compute, _COMPARISONS[type(operator)])(*sides)
         if isinstance(found, arrow().Scalar):
             raise ValueError(f"{ast.unparse(left)} and {ast.unparse(right)} of the query {self._query!r} are constants")
         return found
@@ -137,7 +141,8 @@ class _Evaluation:
         value = self._constant(tree)
         if value is None:
             raise ValueError(f"{ast.unparse(tree)} fits no comparison in the query {self._query!r}: 'is None' does")
-        return arrow().scalar(value)
+        large = type(value) is int and value >= 1 << 63
+        return arrow().scalar(value, arrow().uint64() if large else None)
 
     def _column(self, name: str) -> Any:
         if name not in self._table.column_names:
@@ -164,3 +169,18 @@ class _Evaluation:
             f"{ast.unparse(tree)!r} in the query {self._query!r} is none of what queries have: names of columns, "
             "constants, comparisons, in, is None, and, or, not"
         )
+
+
+def _fits(value: int, kind: Any) -> bool:
+    """Whether there is such a value of an integer type."""
+    try:
+        arrow().scalar(value, kind)
+    except (arrow().ArrowException, OverflowError):
+        return False
+    return True
+
+
+def _as_unsigned(side: Any) -> Any:
+    if isinstance(side, arrow().Scalar) and arrow().types.is_integer(side.type) and side.as_py() >= 0:
+        return side.cast(arrow().uint64())
+    return side

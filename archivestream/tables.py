@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -18,6 +19,8 @@ MEMBER = "__metadata__.arrow"
 KEY = "__member__"
 
 _LARGEST_BLOCK = (1 << 31) - 1
+_MAGIC = b"ARROW1\0\0"
+_DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 
 
 def arrow() -> Any:
@@ -69,15 +72,49 @@ def read_ipc(data: bytes, archive: str) -> Any:
     """
     pyarrow = arrow()
     try:
-        with pyarrow.ipc.open_file(pyarrow.py_buffer(data)) as reader:
+        if data[: len(_MAGIC)] != _MAGIC:
+            raise ValueError("it does not begin as one")
+        # The stream in the file, without its footer, which says again where everything is.
+        body = pyarrow.py_buffer(data).slice(len(_MAGIC))
+        messages = pyarrow.ipc.MessageReader.open_stream(body)
+        if any(_is_compressed(bytes(message.metadata)) for message in messages):
+            raise ValueError("its columns are compressed by themselves, to sizes that have no bound")
+        with pyarrow.ipc.open_stream(body) as reader:
             table = reader.read_all()
         table.validate(full=True)  # lengths and offsets in it are followed without a check
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, struct.error, IndexError) as error:
         raise CorruptArchiveError(f"it is no table of Arrow: {error}", archive=archive, member=MEMBER) from error
     keys = [field.type for field in table.schema if field.name == KEY]
-    if keys not in ([pyarrow.string()], [pyarrow.large_string()]):
+    kinds = (pyarrow.string(), pyarrow.large_string(), pyarrow.binary(), pyarrow.large_binary())
+    if len(keys) != 1 or keys[0] not in kinds:
         raise CorruptArchiveError(f"it has no column {KEY!r} of text", archive=archive, member=MEMBER)
     return _unique(table, archive, MEMBER)
+
+
+def _is_compressed(message: bytes) -> bool:
+    """Whether a message holds compressed columns: RecordBatch.compression of Message.fbs in the format of Arrow."""
+    (root,) = struct.unpack_from("<I", message)
+    kind = _slot(message, root, 1)
+    table = _follow(message, _slot(message, root, 2))
+    if not kind or not table or message[kind] not in (_DICTIONARY_BATCH, _RECORD_BATCH):
+        return False
+    if message[kind] == _DICTIONARY_BATCH:
+        table = _follow(message, _slot(message, table, 1))
+    return bool(table and _slot(message, table, 3))
+
+
+def _slot(message: bytes, table: int, number: int) -> int:
+    """Return where a field of a table of FlatBuffers lies; 0 where it is not there."""
+    (back,) = struct.unpack_from("<i", message, table)
+    (size,) = struct.unpack_from("<H", message, table - back)
+    if 4 + 2 * number >= size:
+        return 0
+    (offset,) = struct.unpack_from("<H", message, table - back + 4 + 2 * number)
+    return table + int(offset) if offset else 0
+
+
+def _follow(message: bytes, place: int) -> int:
+    return place + int(struct.unpack_from("<I", message, place)[0]) if place else 0
 
 
 def read_csv(data: bytes, archive: str, left_out: Iterable[str]) -> Any:

@@ -389,6 +389,7 @@ def test_threads_take_slots_and_never_share_one() -> None:
             memory[:] = number
             if not (memory == number).all():
                 failed.append(number)
+            del slot, memory  # before the next is taken
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
     for thread in threads:

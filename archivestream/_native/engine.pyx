@@ -247,6 +247,8 @@ cdef class Reader:
         cdef size_t i
         if consumer.function == NULL:
             raise ValueError("the consumer is not ready")
+        if consumer.count != work.plan.n:
+            raise ValueError(f"the consumer takes {consumer.count} members, not {work.plan.n}")
         work.plan.consume, work.plan.consumer = consumer.function, consumer.context
         work.owners += (consumer, whole)
         for i in range(work.plan.n):

@@ -216,6 +216,8 @@ cdef class Examples:
         if self.targets.size() != self.schema.wanted.size() or self.failed():
             raise ValueError("a place for each feature, of messages that are sound")
         self.each(store_some, threads)
+        if self.failed():
+            raise ValueError("the messages were changed while they were parsed")
         for i in range(self.spans.size()):
             objects.append(None if self.schema.wanted[i].item else to_objects(self.spans[i]))
         return objects
@@ -234,6 +236,7 @@ cdef class Examples:
             raise ValueError("a place for each feature")
         self.context = &self.messages
         self.function = take_message
+        self.count = self.begins.size()
 
 
 cdef list to_objects(const vector[const uint8_t *] &spans):

@@ -31,6 +31,7 @@ cdef struct Sink:
     uint32_t run
     uint8_t *to
     const uint8_t **spans       # begin and end of each, where values are objects of their own
+    uint64_t room               # for so many bytes, or objects, as the first walk has counted
 
 
 cdef struct Failure:

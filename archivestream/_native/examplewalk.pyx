@@ -15,8 +15,8 @@ An entry of the map with fields beside key and value is none: so the runtime of 
 from libc.string cimport memcmp, memcpy, memset
 
 from archivestream._native.protobuf cimport (
-    BAD_KEY, BAD_PACKED, DELIMITED, FIXED32, MISSING, SOUND, VARINT, WRONG_COUNT, WRONG_KIND, WRONG_SIZE, Cursor,
-    ExampleFault, enter, leave, more, pass_over, read_length, read_tag, read_varint, skip_field)
+    BAD_KEY, BAD_PACKED, CHANGED, DELIMITED, FIXED32, MISSING, SOUND, VARINT, WRONG_COUNT, WRONG_KIND, WRONG_SIZE,
+    Cursor, ExampleFault, enter, leave, more, pass_over, read_length, read_tag, read_varint, skip_field)
 from archivestream._native.text cimport is_utf8
 
 cdef enum Kind:
@@ -34,6 +34,7 @@ cdef enum:
 cdef void walk_list(Cursor *cursor, Found *found, Sink *sink) noexcept nogil:
     """Count the values of a list; with a sink, put them there."""
     cdef const uint8_t *outer
+    cdef const uint8_t *data
     cdef uint64_t value
     cdef uint32_t tag
     cdef size_t size
@@ -45,13 +46,13 @@ cdef void walk_list(Cursor *cursor, Found *found, Sink *sink) noexcept nogil:
                 value = read_varint(cursor, 10)
                 found.count += 1
                 if sink != NULL:
-                    put(sink, <const uint8_t *> &value, sizeof(value))
+                    put(cursor, sink, <const uint8_t *> &value, sizeof(value))
             leave(cursor, outer)
         elif tag == ONE_INT and found.kind == INTS:
             value = read_varint(cursor, 10)
             found.count += 1
             if sink != NULL:
-                put(sink, <const uint8_t *> &value, sizeof(value))
+                put(cursor, sink, <const uint8_t *> &value, sizeof(value))
         elif (tag == MESSAGE and found.kind != INTS) or (tag == ONE_FLOAT and found.kind == FLOATS):
             size = read_length(cursor) if tag == MESSAGE else sizeof(float)
             if found.kind == BYTES:
@@ -61,16 +62,24 @@ cdef void walk_list(Cursor *cursor, Found *found, Sink *sink) noexcept nogil:
                 cursor.fault = BAD_PACKED
             else:
                 found.count += size // sizeof(float)
-            if sink != NULL:
-                put(sink, cursor.at, size)
+            data = cursor.at
             if cursor.fault == SOUND:
                 pass_over(cursor, size)
+            if sink != NULL:
+                put(cursor, sink, data, size)
         else:
             skip_field(cursor, tag)
 
 
-cdef inline void put(Sink *sink, const uint8_t *data, size_t size) noexcept nogil:
-    """Put a value to its place, or say where it lies."""
+cdef inline void put(Cursor *cursor, Sink *sink, const uint8_t *data, size_t size) noexcept nogil:
+    """Put a value that is sound to its place, or say where it lies."""
+    cdef uint64_t needs = 1 if sink.spans != NULL else size
+    if cursor.fault != SOUND:
+        return
+    if needs > sink.room:       # whoever has the memory has changed it since the first walk
+        cursor.fault = CHANGED
+        return
+    sink.room -= needs
     if sink.spans != NULL:
         sink.spans[0] = data
         sink.spans[1] = data + size
@@ -220,7 +229,13 @@ cdef void store(const Messages *messages, size_t record) noexcept nogil:
             sink.spans = target.spans + 2 * first
         if found.kind:
             cursor.at, cursor.end, cursor.fault = found.entry, found.end, SOUND
+            if wanted.item == 0:
+                sink.room = found.count
+            else:
+                sink.room = found.size if wanted.raw else found.count * wanted.item
             walk_entry(&cursor, &key, &key_size, &again, &sink)
+            if cursor.fault != SOUND or sink.room:
+                messages.failures[record].fault = CHANGED
         elif not wanted.ragged and wanted.item:
             memcpy(sink.to, target.filler, wanted.count * wanted.item)
 

@@ -18,6 +18,7 @@ cpdef enum ExampleFault:
     BAD_PACKED      # packed floats that are no multiple of four bytes
     BAD_KEY         # not UTF-8
     GROUP
+    CHANGED         # it is another one the second time
     MISSING
     WRONG_KIND
     WRONG_COUNT

@@ -9,7 +9,8 @@ class ExampleFault(IntEnum):
     BAD_PACKED = 5
     BAD_KEY = 6
     GROUP = 7
-    MISSING = 8
-    WRONG_KIND = 9
-    WRONG_COUNT = 10
-    WRONG_SIZE = 11
+    CHANGED = 8
+    MISSING = 9
+    WRONG_KIND = 10
+    WRONG_COUNT = 11
+    WRONG_SIZE = 12

@@ -29,6 +29,7 @@ cdef int run_items(
 # What takes members as they are read: see `Reader.feed`.
 cdef class Consumer:
     cdef Consume function       # NULL: not ready
+    cdef size_t count           # positions of the batch
     cdef void *context
 
 

@@ -68,6 +68,8 @@ cdef class Consumer:
         cdef uint64_t size = data.shape[0]
         if self.function == NULL:
             raise ValueError("the consumer is not ready")
+        if position >= self.count:
+            raise IndexError(f"the consumer takes {self.count} members")
         with nogil:
             self.function(self.context, position, start, size)
 

@@ -112,6 +112,8 @@ def read_index(
         If its directory is larger than the limits allow.
     """
     head = bytes(source.read_at(0, _HEAD))
+    if tfrecord.is_tfrecord(head):  # before all whose signatures a length can look like
+        return Found(tfrecord.read_index(source, limits=limits, progress=progress), source)
     if zstd.is_zstd(head):
         index, crc, content = zstd.read_index(
             source,
@@ -134,8 +136,6 @@ def read_index(
             progress=progress,
         )
         return Found(index, decoded, crc)
-    if tfrecord.is_tfrecord(head):
-        return Found(tfrecord.read_index(source, limits=limits, progress=progress), source)
     if not tar.is_tar(head):  # whose last file may be a ZIP
         found = zip_format.read_index(
             source, strict=strict, limits=limits, metadata_encoding=metadata_encoding, progress=progress

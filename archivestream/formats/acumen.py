@@ -45,7 +45,10 @@ def is_table(head: bytes, source: Source) -> bool:
     if not isinstance(source, LocalSource) or b"ai:chunk_name" not in head:
         return False
     line = bytes(source.read_at(0, _HEAD)).decode("utf-8-sig", "replace").split("\n", 1)[0]
-    return {*_PLACE, SHAPE} <= set(next(csv.reader([line.rstrip("\r")]), []))
+    try:
+        return {*_PLACE, SHAPE} <= set(next(csv.reader([line.rstrip("\r")]), []))
+    except csv.Error:
+        return False
 
 
 def read_index(source: Source, *, limits: Limits) -> tuple[Index, list[Source], Ints | None, MakeTable]:
@@ -76,7 +79,7 @@ def read_index(source: Source, *, limits: Limits) -> tuple[Index, list[Source], 
     for name in chunks:
         if name.startswith("/") or "\\" in name or "\0" in name or {"", ".", ".."} & set(name.split("/")):
             raise CorruptArchiveError(f"it refers to {name!r}, which is no file in its folder", archive=source.name)
-    opened = open_files(source, list(chunks))
+    opened = open_files(source, list(chunks)) or [source]
     try:
         index, order = index_records(
             source,

@@ -190,7 +190,7 @@ def _is_gzip(source: Source) -> bool:
 
 def _has_trailer(source: Source, found: _Decoded) -> bool:
     """Whether the file ends with what rapidgzip does not check: ISIZE, or the Adler-32 of zlib (RFC 1950, 2.2)."""
-    end = bytes(source.read_at(source.size - 4, 4))
+    end = bytes(source.read_at(max(0, source.size - 4), 4))
     if _is_gzip(source):
         return int.from_bytes(end, "little") == found.size & 0xFFFFFFFF
     return int.from_bytes(end, "big") == found.adler32

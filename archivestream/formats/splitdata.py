@@ -73,7 +73,7 @@ def read_index(source: Source, *, strict: bool, limits: Limits) -> tuple[Index, 
         warnings.warn(f"{source.name}: {reason}; the {len(data) // _ROW} whole ones are read", ArchiveWarning, 2)
     table = np.frombuffer(data, "<u4", len(data) // _ROW * 3).reshape(-1, 3).astype(np.int64)
     numbers, file = np.unique(table[:, 0], return_inverse=True)
-    bins = open_files(source, [_bin(number) for number in numbers.tolist()])
+    bins = open_files(source, [_bin(number) for number in numbers.tolist()]) or [source]
     try:
         offset, size = table[:, 1] + _SIZE, table[:, 2]
         index, order = index_records(

@@ -142,6 +142,8 @@ def entry_of(
     if isinstance(data, np.ndarray | np.generic):
         if not name.endswith(".npy"):
             name += ".npy"
+        if isinstance(data, np.ma.MaskedArray):
+            raise ValueError(f"member {name!r}: a .npy file has no mask: fill the array in first, with array.filled()")
         stream = io.BytesIO()
         try:
             np.lib.format.write_array(stream, np.asanyarray(data), allow_pickle=False)
@@ -154,6 +156,7 @@ def entry_of(
         data = bytes(memoryview(data))  # the caller may change them before they are written
     if metadata is not None:
         _check_row(metadata)
+        metadata = dict(metadata)  # the caller may use it for the next one
     if mode is None:
         mode = _FOLDER_MODE if name.endswith("/") else FILE_MODE
     elif not stat.S_IFMT(mode):

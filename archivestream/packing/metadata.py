@@ -23,11 +23,14 @@ class MetadataWriter:
     ----------
     size : int
         Bytes of the member that holds them, about.
+    schema : pyarrow.Schema
+        The columns, once they are finished.
     """
 
     def __init__(self) -> None:
         arrow()  # at once, where it is not installed
         self.size = 0
+        self.schema: Any = None
         self._names: list[str] = []
         self._rows: list[Mapping[str, Any]] = []
         self._places: list[int] = []
@@ -47,7 +50,7 @@ class MetadataWriter:
                 self._flush()
             self._rows.append(row)
             values = row.values()
-            self.size += sum(16 + (len(value) if isinstance(value, str | bytes) else 0) for value in values)
+            self.size += sum(map(_bytes_of, values))
         if not self._names:
             self.size += _OF_COLUMN * (2 + len(row.table.column_names if isinstance(row, Row) else row))
         self._names.append(name)
@@ -65,10 +68,11 @@ class MetadataWriter:
         """
         self._flush()
         table = join_tables(self._tables)
+        self.schema = table.drop_columns([KEY]).schema
         try:
             keys = arrow().array(self._names, arrow().string())
         except UnicodeEncodeError:  # of bytes that are not UTF-8
-            keys = arrow().array([name.encode("utf-8", "surrogatepass") for name in self._names])
+            keys = arrow().array([name.encode("utf-8", "surrogatepass") for name in self._names], arrow().binary())
         return write_ipc(table.set_column(table.column_names.index(KEY), KEY, keys))
 
     def _flush(self) -> None:
@@ -81,6 +85,19 @@ class MetadataWriter:
             keys = arrow().nulls(len(self._places))
             self._tables.append(self._source.take(self._places).append_column(KEY, keys))
         self._rows, self._places, self._source = [], [], None
+
+
+def _bytes_of(value: Any) -> int:
+    """Return about how many bytes a value takes."""
+    if isinstance(value, str | bytes):
+        return 16 + len(value)
+    if isinstance(value, np.ndarray):
+        return 16 + value.nbytes
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple | set):
+        return 16
+    return 16 + sum(map(_bytes_of, value))
 
 
 def _column(name: str, values: list[Any]) -> Any:

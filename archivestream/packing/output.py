@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import weakref
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 from archivestream.atomic import rename_new, there_already
 
@@ -51,7 +52,7 @@ class OutputFile:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
         self._temporary = self.path.with_name(f".{secrets.token_hex(8)}.part")
         try:
-            self._file: BinaryIO = open(self._temporary, "xb", buffering=_BUFFER)  # noqa: SIM115
+            self._file = io.BufferedWriter(io.FileIO(self._temporary, "x"), _BUFFER)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
         # Also where nobody closes it: when it is dropped, or the interpreter ends.
@@ -144,9 +145,10 @@ def commit(files: Sequence[OutputFile], replaced: Sequence[Path] = ()) -> None:
         _sync_folder(folder)
 
 
-def _remove(file: BinaryIO, path: Path, process: int) -> None:
+def _remove(file: io.BufferedWriter[io.FileIO], path: Path, process: int) -> None:
     if os.getpid() != process:
-        return  # a fork of the one that writes
+        file.raw.close()  # a fork of the one that writes: what is buffered is not its own to write
+        return
     with contextlib.suppress(OSError):
         file.close()  # what it still buffers may not fit the disk
     with contextlib.suppress(FileNotFoundError):

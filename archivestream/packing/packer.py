@@ -24,6 +24,7 @@ from archivestream.packing.metadata import MetadataWriter
 from archivestream.packing.output import OutputFile, commit
 from archivestream.packing.pipeline import Pipeline
 from archivestream.session import Progress
+from archivestream.tables import join_tables
 from archivestream.threads import check_threads
 
 if TYPE_CHECKING:
@@ -150,6 +151,8 @@ class Packer:
         self._job: list[_OpenUnit] = []
         self._job_size = 0
         self._closed = False
+        self._failed = False
+        self._schema: Any = None  # columns of the metadata of all archives
         self._writers: list[Writer] = []
         self._metadata: dict[Writer, MetadataWriter] = {}
         self._finished = 0  # how many of them are whole
@@ -222,6 +225,14 @@ class Packer:
         if entry.name in self._names or entry.name in self._taken:
             raise ValueError(f"there are two members with the name {entry.name!r}")
         self._names.add(entry.name)
+        try:
+            self._gather(entry, shard)
+        except BaseException:
+            self._failed = True  # members that others waited for are gone
+            self.abandon()
+            raise
+
+    def _gather(self, entry: Entry, shard: int | None) -> None:
         if shard is None:
             shard = self._choose(entry)
         elif shard not in self._open_units:
@@ -244,6 +255,8 @@ class Packer:
 
     def close(self) -> None:
         """Write what is left, and give the archive its name."""
+        if self._failed:
+            raise ValueError("the archive was not written: adding a member has failed before")
         if self._closed:
             return
         try:
@@ -312,11 +325,18 @@ class Packer:
     def _finish_writers(self) -> None:
         for writer in self._writers[self._finished :]:
             if writer in self._metadata:
-                data = self._metadata.pop(writer).finish()
+                rows = self._metadata.pop(writer)
+                data = rows.finish()
+                self._agree(rows.schema)
                 writer.write(self._format.pack([metadata_entry(data)], [memoryview(data)]))
             writer.finish()
             writer.file.sync()
         self._finished = len(self._writers)
+
+    def _agree(self, schema: Any) -> None:
+        """Raise for columns that do not go together with those of the other archives: all of them could not be read."""
+        schemas = [one for one in (self._schema, schema) if one is not None]
+        self._schema = join_tables([one.empty_table() for one in schemas]).schema
 
     def _close_unit(self, shard: int) -> None:
         self._job.append(self._open_units.pop(shard))

@@ -150,6 +150,8 @@ class ShardPacker(Packer):
         super().__init__(container, None, threads=threads, overwrite=overwrite, progress=progress)
         if self._present is not None:
             self._taken = self._present.names
+            metadata = self._present.metadata
+            self._schema = None if metadata is None else metadata.schema
 
     def _list_names(self, target: str, shards: int | None) -> Iterator[str]:
         """Name the shards, in order."""
@@ -173,6 +175,14 @@ class ShardPacker(Packer):
                     "(overwrite=True removes such files), or the one in the gap was lost",
                     self._numbered.name(beyond[0]),
                 )
+        elif self._numbered is not None:
+            there = self._numbered.there()
+            if there:  # also behind the last one: it would belong to the new set
+                raise FileExistsError(
+                    errno.EEXIST,
+                    "the file is there already, and would be a part of the set; overwrite=True replaces the whole set",
+                    self._numbered.name(there[0]),
+                )
         elif shards is not None:
             names = list(self._next_names)
             for name in names:
@@ -182,8 +192,10 @@ class ShardPacker(Packer):
 
     def _replaced(self) -> list[Path]:
         """List the first shard of what is overwritten, without which there is no set, and those beyond the last one."""
-        if not self._overwrite or self._numbered is None:
+        if not self._overwrite:
             return []
+        if self._numbered is None:
+            return [self.paths[0]]
         last = self._first + len(self._writers)
         numbers = [number for number in self._numbered.there() if number == self._first or number >= last]
         return [Path(self._numbered.name(number)) for number in numbers]

@@ -23,8 +23,9 @@ def encode_example(features: Mapping[str, Any]) -> bytes:
     features : mapping of str to value
         ``int``, ``bool``, or an array of int64: a list of integers. ``float``, or an array of float32: a list of
         floats, in single precision. ``bytes`` or ``str``: a list of bytes, text in UTF-8. An array of any other type of
-        numbers: one bytes value, little-endian and in C order, which ``FixedLenFeature(shape, dtype)`` reads. A list
-        or tuple has one kind of these scalars; an empty one is a feature without values.
+        numbers: one bytes value, little-endian and in C order, which ``FixedLenFeature(shape, dtype)`` reads; a scalar
+        of NumPy is such an array, of no dimensions. A list or tuple has one kind of these scalars; an empty one is a
+        feature without values.
 
     Returns
     -------

@@ -35,6 +35,7 @@ _REASONS = {
     ExampleFault.BAD_PACKED: "a list of floats has bytes left over",
     ExampleFault.BAD_KEY: "the name of a feature is not UTF-8",
     ExampleFault.GROUP: "this is a group, which is not handled",
+    ExampleFault.CHANGED: "it was changed while it was parsed",
 }
 
 Parsed: TypeAlias = dict[str, Any]  # arrays, and ragged ones

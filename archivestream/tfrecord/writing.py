@@ -102,8 +102,12 @@ class TFRecordWriter:
             raise ValueError(f"{self.path}: the writer is closed")
         data = memoryview(record).cast("B")
         header, footer = frame(data)
-        for part in (header, data, footer):
-            self._file.write(part if self._compressor is None else self._compressor.compress(part))
+        try:
+            for part in (header, data, footer):
+                self._file.write(part if self._compressor is None else self._compressor.compress(part))
+        except BaseException:
+            self.abandon()  # a part of a record would damage all behind it
+            raise
         self._done += len(data)
         if self._progress is not None:
             self._progress(self._done, 0)
