@@ -14,10 +14,10 @@ from archivestream._native.codecs cimport (
     BAD_CHECKSUM, NOT_RUN, NO_MEMORY, OK, OVERLAP, PREFIX_DIFFERS, READ_FAILED, STORED, TRAILING_BYTES,
     TRUNCATED, crc32_of, decode)
 from archivestream._native.plan cimport (
-    LARGEST_PREFIX, LONGEST_EXTRA, LONGEST_NAME, Group, Source, end_of_room, is_direct, load_span, locate, name_of,
-    source_of, store_span)
+    LARGEST_PREFIX, LONGEST_EXTRA, LONGEST_NAME, Group, Source, end_of_room, is_direct, is_foreseeable, load_span,
+    locate, name_of, source_of, store_span)
 from archivestream._native.columns cimport ENTRIES
-from archivestream._native.meter cimport count_decoded, read_at, read_at_2
+from archivestream._native.meter cimport count_decoded, iovec, read_at, read_parts
 from archivestream._native.zipscan cimport LOCAL_HEADER, check_local_header
 
 cdef extern from "memory.hpp":      # which the next one includes
@@ -89,6 +89,8 @@ cdef void run_single(Plan *plan, Task *task) noexcept nogil:
         task.status = open_block(plan, task, source.memory + task.begin, source.size - task.begin)
     elif is_direct(plan, task):
         task.status = read_direct(plan, task, source.fd)
+    elif is_foreseeable(plan, task):
+        task.status = read_around(plan, task, source.fd)
     else:
         task.status = read_through(plan, task, source.fd)
     trim_in()
@@ -220,6 +222,7 @@ cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
     cdef size_t skip = 0 if plan.raw else plan.skip
     cdef size_t name_size, head
     cdef uint8_t *scratch
+    cdef iovec[2] parts
     cdef long long got
     cdef Status status
     cdef uint32_t crc
@@ -236,8 +239,9 @@ cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
     scratch = reserve_in(LOCAL_HEADER + LONGEST_NAME + <size_t> LONGEST_EXTRA + LARGEST_PREFIX)
     if scratch == NULL:
         return NO_MEMORY
-    got = read_at_2(plan.meter, fd, scratch, head, task.target, size - skip, offset) if head else (
-        read_at(plan.meter, fd, task.target, size, offset))
+    parts[0].iov_base, parts[0].iov_len = scratch, head
+    parts[1].iov_base, parts[1].iov_len = task.target, size - skip
+    got = read_parts(plan.meter, fd, &parts[0] if head else &parts[1], 2 if head else 1, offset)
     if got < 0:
         task.error = errno
         return READ_FAILED
@@ -257,6 +261,45 @@ cdef Status read_direct(Plan *plan, Task *task, int fd) noexcept nogil:
             return BAD_CHECKSUM
     if skip and memcmp(scratch + head - skip, plan.prefix, skip):
         return PREFIX_DIFFERS
+    return OK
+
+
+cdef Status read_around(Plan *plan, Task *task, int fd) noexcept nogil:
+    """Read a stored block whose consumer foresees where a part of it goes: that to its place, the rest to scratch."""
+    cdef uint64_t size = plan.columns.size[task.block]
+    cdef uint64_t begin = 0
+    cdef uint64_t end
+    cdef uint8_t *target = NULL
+    cdef uint8_t *scratch
+    cdef iovec[3] parts
+    cdef long long got
+    cdef uint32_t crc
+    cdef size_t i
+    end = plan.foresee(plan.consumer, task.position, size, &begin, &target)
+    if end == 0:
+        return read_through(plan, task, fd)
+    end += begin
+    scratch = reserve_in(size)
+    if scratch == NULL:
+        return NO_MEMORY
+    parts[0].iov_base, parts[0].iov_len = scratch, begin
+    parts[1].iov_base, parts[1].iov_len = target, end - begin
+    parts[2].iov_base, parts[2].iov_len = scratch + end, size - end
+    got = read_parts(plan.meter, fd, &parts[0], 3, task.begin)
+    if got < 0:
+        task.error = errno
+        return READ_FAILED
+    if <uint64_t> got < size:
+        return TRUNCATED
+    count_decoded(plan.meter, size)
+    if plan.verify and has_checksum(plan.columns, task.source, task.block):
+        crc = 0
+        for i in range(3):
+            crc = member_checksum(
+                plan.columns, task.block, crc, <const uint8_t *> parts[i].iov_base, parts[i].iov_len)
+        if crc != plan.columns.crc32[task.block]:
+            return BAD_CHECKSUM
+    plan.consume(plan.consumer, task.position, scratch, size)
     return OK
 
 

@@ -249,7 +249,8 @@ cdef class Reader:
             raise ValueError("the consumer is not ready")
         if consumer.count != work.plan.n:
             raise ValueError(f"the consumer takes {consumer.count} members, not {work.plan.n}")
-        work.plan.consume, work.plan.consumer = consumer.function, consumer.context
+        work.plan.consume, work.plan.foresee = consumer.function, consumer.foresee
+        work.plan.consumer = consumer.context
         work.owners += (consumer, whole)
         for i in range(work.plan.n):
             task = &work.plan.tasks[i]

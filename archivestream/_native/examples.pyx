@@ -5,12 +5,13 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memset
 
-from archivestream._native.examplewalk cimport examine_some, store_some, take_message
+from archivestream._native.examplewalk cimport examine_some, foresee, store_some, take_message
 from archivestream._native.protobuf cimport MISSING, SOUND
 from archivestream._native.work cimport run_items
 
 cdef enum:
-    WORK = 128 << 10        # bytes of messages that a thread takes at a time, at least
+    WORK = 128 << 10            # bytes of messages that a thread takes at a time, at least
+    LEAST_FORESEEN = 16 << 10   # bytes of values that are worth a read to their place
 
 
 @cython.final
@@ -228,12 +229,23 @@ cdef class Examples:
         For features that all examples have in one shape, and whose values are no bytes objects: a message does not
         stay where it is once it was taken.
         """
+        cdef uint64_t size, largest = 0
+        cdef const Wanted *wanted
         cdef size_t i
         for i in range(self.schema.wanted.size()):
-            if self.schema.wanted[i].ragged or not self.schema.wanted[i].item:
+            wanted = &self.schema.wanted[i]
+            if wanted.ragged or not wanted.item:
                 raise ValueError("a feature needs all messages at once")
+            size = wanted.count * wanted.item
+            if wanted.raw and size > largest:
+                largest, self.messages.large = size, i
         if self.targets.size() != self.schema.wanted.size():
             raise ValueError("a place for each feature")
+        if largest >= LEAST_FORESEEN:
+            self.holes.resize(self.begins.size())
+            self.messages.holes = self.holes.data()
+            self.messages.seen = &self.schema.seen
+            self.foresee = foresee
         self.context = &self.messages
         self.function = take_message
         self.count = self.begins.size()

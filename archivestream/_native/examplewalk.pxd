@@ -24,6 +24,7 @@ cdef struct Found:
     uint32_t run                # the lists before this one are of another kind, so they do not count
     uint64_t count              # values
     uint64_t size               # bytes of all of them, where they are bytes
+    const uint8_t *data         # … and the last of them
 
 
 # Where values go.
@@ -48,6 +49,13 @@ cdef struct Target:
     const uint8_t **spans
 
 
+# The values of a message that are at their place already, and not in the message.
+cdef struct Hole:
+    uint64_t begin              # in the message
+    uint64_t size               # 0: there is none
+    uint8_t *target
+
+
 cdef struct Messages:
     size_t n
     size_t features
@@ -58,8 +66,13 @@ cdef struct Messages:
     Found *found                # of message i, feature k: [i * features + k]
     Failure *failures           # of each message
     const Target *targets       # of each feature
+    Hole *holes                 # of each message
+    size_t large                # the feature that is foreseen
+    uint64_t *seen              # 1 + where in a message its values lay; 0: not known yet. Any thread writes it.
 
 
+cdef uint64_t foresee(
+    void *context, uint32_t position, uint64_t size, uint64_t *begin, uint8_t **target) noexcept nogil
 cdef void take_message(void *context, uint32_t position, const uint8_t *data, uint64_t size) noexcept nogil
 cdef void examine_some(void *context, size_t item) noexcept nogil
 cdef void store_some(void *context, size_t item) noexcept nogil

@@ -19,6 +19,21 @@ from archivestream._native.protobuf cimport (
     Cursor, ExampleFault, enter, leave, more, pass_over, read_length, read_tag, read_varint, skip_field)
 from archivestream._native.text cimport is_utf8
 
+cdef extern from *:
+    """
+    #include <atomic>
+    #include <cstdint>
+
+    static inline std::uint64_t load_place(const std::uint64_t *at) {
+      return reinterpret_cast<const std::atomic<std::uint64_t> *>(at)->load(std::memory_order_relaxed);
+    }
+    static inline void store_place(std::uint64_t *at, std::uint64_t place) {
+      reinterpret_cast<std::atomic<std::uint64_t> *>(at)->store(place, std::memory_order_relaxed);
+    }
+    """
+    uint64_t load_place(const uint64_t *at) noexcept nogil
+    void store_place(uint64_t *at, uint64_t place) noexcept nogil
+
 cdef enum Kind:
     BYTES = 1
     FLOATS = 2
@@ -58,6 +73,7 @@ cdef void walk_list(Cursor *cursor, Found *found, Sink *sink) noexcept nogil:
             if found.kind == BYTES:
                 found.count += 1
                 found.size += size
+                found.data = cursor.at
             elif size % sizeof(float):
                 cursor.fault = BAD_PACKED
             else:
@@ -219,6 +235,8 @@ cdef void store(const Messages *messages, size_t record) noexcept nogil:
         wanted = &messages.wanted[i]
         found = &messages.found[record * n + i]
         target = &messages.targets[i]
+        if messages.holes != NULL and messages.holes[record].size and i == messages.large:
+            continue    # they are there
         first = target.splits[record] if wanted.ragged else record * wanted.count
         sink.run = found.run
         sink.to = NULL
@@ -256,11 +274,43 @@ cdef void store_some(void *context, size_t item) noexcept nogil:
         store(messages, i)
 
 
-cdef void take_message(void *context, uint32_t position, const uint8_t *data, uint64_t size) noexcept nogil:
-    """Check a message that was just read, and put its values to their places: what a consumer does."""
+cdef uint64_t foresee(
+    void *context, uint32_t position, uint64_t size, uint64_t *begin, uint8_t **target
+) noexcept nogil:
+    """Take it that the large values of a message lie where those of another one lay."""
     cdef const Messages *messages = <const Messages *> context
+    cdef const Wanted *wanted = &messages.wanted[messages.large]
+    cdef uint64_t place = load_place(messages.seen)
+    cdef uint64_t length = wanted.count * wanted.item
+    cdef Hole *hole = &messages.holes[position]
+    if place == 0 or place - 1 > size or size - (place - 1) < length:
+        return 0
+    hole.begin, hole.size = place - 1, length
+    hole.target = messages.targets[messages.large].to + position * length
+    begin[0], target[0] = hole.begin, hole.target
+    return length
+
+
+cdef void take_message(void *context, uint32_t position, const uint8_t *data, uint64_t size) noexcept nogil:
+    """Check a message that was just read, and put its values to their places: what a consumer does.
+
+    A message is gone through from its begin to its end. So where that finds the values in the hole, and skips them,
+    nothing that it has looked at lay there; else the hole is filled, and the message gone through again.
+    """
+    cdef const Messages *messages = <const Messages *> context
+    cdef const Found *found = NULL
+    cdef Hole *hole = NULL
     messages.begins[position] = data
     messages.ends[position] = data + size
     examine(messages, position)
+    if messages.holes != NULL:
+        hole = &messages.holes[position]
+        found = &messages.found[position * messages.features + messages.large]
+        if hole.size and (messages.failures[position].fault != SOUND or found.data != data + hole.begin):
+            memcpy(<uint8_t *> data + hole.begin, hole.target, hole.size)
+            hole.size = 0
+            examine(messages, position)
     if messages.failures[position].fault == SOUND:
+        if hole != NULL and hole.size == 0 and found.data != NULL:
+            store_place(messages.seen, 1 + <uint64_t> (found.data - data))
         store(messages, position)

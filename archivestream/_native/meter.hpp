@@ -25,7 +25,7 @@ inline void count_decoded(Meter *meter, std::uint64_t bytes) {
   if (meter != nullptr) meter->decoded.fetch_add(bytes, std::memory_order_relaxed);
 }
 
-// `read_at` and `read_at_2`, on a meter, or on none: a null pointer costs no look at the clock.
+// `read_at` and `read_parts`, on a meter, or on none: a null pointer costs no look at the clock.
 template <typename Read>
 inline std::int64_t metered(Meter *meter, Read read) {
   if (meter == nullptr) return read();
@@ -42,9 +42,8 @@ inline std::int64_t read_at(Meter *meter, int fd, void *into, std::size_t size, 
   return metered(meter, [=] { return read_at(fd, into, size, offset); });
 }
 
-inline std::int64_t read_at_2(Meter *meter, int fd, void *first, std::size_t first_size, void *second,
-                              std::size_t second_size, std::uint64_t offset) {
-  return metered(meter, [=] { return read_at_2(fd, first, first_size, second, second_size, offset); });
+inline std::int64_t read_parts(Meter *meter, int fd, const iovec *parts, int n, std::uint64_t offset) {
+  return metered(meter, [=] { return read_parts(fd, parts, n, offset); });
 }
 
 }  // namespace archivestream

@@ -127,6 +127,13 @@ cdef struct BlockTask:
 ctypedef void (*Consume)(void *consumer, uint32_t position, const uint8_t *data, uint64_t size) noexcept nogil
 
 
+# Says where a part of a member goes, which the consumer has not seen yet, if it is like others: so many bytes, from
+# `begin` of the member on, or none. They are read straight to `target`, and `Consume` gets memory that it may write
+# to, with a hole where they ought to be. The consumer finds out whether it was right, and fills the hole if not.
+ctypedef uint64_t (*Foresee)(
+    void *consumer, uint32_t position, uint64_t size, uint64_t *begin, uint8_t **target) noexcept nogil
+
+
 # Tasks whose ranges lie together, read at once.
 cdef struct Group:
     size_t begin
@@ -148,6 +155,7 @@ cdef struct Plan:
     size_t cache_limit          # bytes
     MeterCounts *meter          # NULL: nothing is counted
     Consume consume             # NULL: members go to their targets
+    Foresee foresee             # NULL: consumers get members whole
     void *consumer
     bint whole                  # decode blocks to their ends
     bint verify                 # check the CRC-32
@@ -160,6 +168,7 @@ cdef struct Plan:
 cdef Status admit(const Columns *columns, uint64_t block) noexcept nogil
 cdef void locate(const Columns *columns, Task *task, bint whole) noexcept nogil
 cdef Status make_groups(Plan *plan, size_t threads) noexcept nogil
+cdef bint is_foreseeable(const Plan *plan, const Task *task) noexcept nogil
 cdef bint is_direct(const Plan *plan, const Task *task) noexcept nogil
 cdef const uint8_t *name_of(const Columns *columns, uint32_t block, size_t *size) noexcept nogil
 cdef uint32_t source_of(const Columns *columns, uint32_t block) noexcept nogil

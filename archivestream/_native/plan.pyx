@@ -182,6 +182,17 @@ cdef bint is_direct(const Plan *plan, const Task *task) noexcept nogil:
     )
 
 
+cdef bint is_foreseeable(const Plan *plan, const Task *task) noexcept nogil:
+    """Whether a part of the member may go to its place with no scratch memory between: see `Foresee`."""
+    cdef const Source *source = &plan.columns.sources[task.source]
+    return (
+        plan.foresee != NULL
+        and source.layout == RANGES
+        and source.fd >= 0
+        and plan.columns.size[task.block] >= SMALLEST_DIRECT
+    )
+
+
 cdef inline uint64_t clamp(uint64_t value, uint64_t low, uint64_t high) noexcept nogil:
     return low if value < low else min(value, high)
 
@@ -240,7 +251,7 @@ cdef Status make_groups(Plan *plan, size_t threads) noexcept nogil:
             and task.end <= tasks[group.begin].begin + largest
             and (task.begin <= tasks[i - 1].end or task.begin - tasks[i - 1].end <= LARGEST_GAP)
             and work + plan.columns.size[task.block] <= most_work
-            and not is_direct(plan, task)
+            and not (is_direct(plan, task) or is_foreseeable(plan, task))
         ):
             group.end = i + 1
             work += plan.columns.size[task.block]
@@ -251,6 +262,6 @@ cdef Status make_groups(Plan *plan, size_t threads) noexcept nogil:
         group = &plan.groups[plan.n_groups]
         work = plan.columns.size[task.block]
         plan.n_groups += 1
-        if task.input != NULL or is_direct(plan, task):
+        if task.input != NULL or is_direct(plan, task) or is_foreseeable(plan, task):
             group = NULL
     return OK

@@ -31,23 +31,28 @@ inline std::int64_t read_at(int fd, void *into, std::size_t size, std::uint64_t 
   return static_cast<std::int64_t>(done);
 }
 
-// The same, into two places one after the other, mostly with one system call.
-inline std::int64_t read_at_2(int fd, void *first, std::size_t first_size, void *second,
-                              std::size_t second_size, std::uint64_t offset) {
-  if (first_size + second_size <= kLargestRead) {
-    iovec parts[2] = {{first, first_size}, {second, second_size}};
+// The same, into several places one after the other, mostly with one system call.
+inline std::int64_t read_parts(int fd, const iovec *parts, int n, std::uint64_t offset) {
+  std::size_t size = 0;
+  for (int i = 0; i < n; ++i) size += parts[i].iov_len;
+  if (size <= kLargestRead) {
     ssize_t got;
     do {
-      got = preadv(fd, parts, 2, static_cast<off_t>(offset));
+      got = preadv(fd, parts, n, static_cast<off_t>(offset));
     } while (got < 0 && errno == EINTR);
     if (got < 0) return -1;
-    if (static_cast<std::size_t>(got) == first_size + second_size || got == 0) return got;
+    if (static_cast<std::size_t>(got) == size || got == 0) return got;
     // A short read, at the end of the file or by a signal: the loops below settle which.
   }
-  const std::int64_t head = read_at(fd, first, first_size, offset);
-  if (head < 0 || static_cast<std::size_t>(head) < first_size) return head;
-  const std::int64_t tail = read_at(fd, second, second_size, offset + first_size);
-  return tail < 0 ? tail : head + tail;
+  std::int64_t done = 0;
+  for (int i = 0; i < n; ++i) {
+    const std::int64_t got =
+        read_at(fd, parts[i].iov_base, parts[i].iov_len, offset + static_cast<std::uint64_t>(done));
+    if (got < 0) return -1;
+    done += got;
+    if (static_cast<std::size_t>(got) < parts[i].iov_len) break;
+  }
+  return done;
 }
 
 }  // namespace archivestream

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cpp_bool
 from libcpp.memory cimport shared_ptr
 
-from archivestream._native.plan cimport Consume, Plan
+from archivestream._native.plan cimport Consume, Foresee, Plan
 
 cdef extern from "thread_pool.hpp" namespace "archivestream" nogil:
     cdef cppclass Job:
@@ -29,6 +29,7 @@ cdef int run_items(
 # What takes members as they are read: see `Reader.feed`.
 cdef class Consumer:
     cdef Consume function       # NULL: not ready
+    cdef Foresee foresee        # NULL: it takes members whole
     cdef size_t count           # positions of the batch
     cdef void *context
 

@@ -146,6 +146,21 @@ class _Plan:
             return np.empty(count, object)
         return empty_bytes(count * self.item).view(self.dtype)
 
+    def fit(self, out: Any, n: int) -> NDArray[Any]:
+        """Take memory of the caller's, a flat array, for the values of `n` messages."""
+        if self.ragged or not self.item:
+            raise ValueError(f"out: the feature {self.name!r} gets memory of its own")
+        shape = (n, *self.shape)
+        if not (
+            isinstance(out, np.ndarray)
+            and out.shape == shape
+            and out.dtype == self.dtype
+            and out.flags.c_contiguous
+            and out.flags.writeable
+        ):
+            raise ValueError(f"out: {self.name!r} needs a writable, C-contiguous array of {self.dtype}, shape {shape}")
+        return out.reshape(-1)
+
     def output(self, values: NDArray[Any], splits: NDArray[np.int64] | None) -> tuple[Any, Any, Any]:
         """Say where values go, as `Examples.fill` wants it."""
         if self.item == 0:
@@ -246,7 +261,7 @@ class ExampleParser:
             return CorruptArchiveError(f"record {record}, offset {offset}: {reason}")
 
         examples = self._examine(records, fail)
-        return self._gather(len(examples), [examples])
+        return self._gather(self._make_room(len(examples), {}), len(examples), [examples])
 
     def __call__(self, data: Any) -> dict[str, Any]:
         """Parse one message: arrays without the dimension of the batch, and of one value just that."""
@@ -254,10 +269,10 @@ class ExampleParser:
         def fail(record: int, offset: int, reason: str) -> Exception:
             return CorruptArchiveError(f"offset {offset}: {reason}")
 
-        parsed = self._gather(1, [self._examine([data], fail)])
+        parsed = self._gather(self._make_room(1, {}), 1, [self._examine([data], fail)])
         return {name: values[0] for name, values in parsed.items()}
 
-    def read(self, archive: Archive, keys: Keys) -> Parsed:
+    def read(self, archive: Archive, keys: Keys, out: Mapping[str, NDArray[Any]] | None = None) -> Parsed:
         """Read records of an archive and parse them: no bytes objects in between.
 
         Parameters
@@ -266,6 +281,10 @@ class ExampleParser:
             Of TFRecord files; or of any others whose members are such messages.
         keys : iterable of keys, or array of positions
             As for `Archive.read_many`.
+        out : mapping of str to ndarray, optional
+            Where the values of some of the features go, each a `FixedLenFeature` that is not of bytes: writable and
+            C-contiguous, of shape ``(n, *shape)`` and the feature's type, such as a part of a pinned tensor. Others
+            get new memory. After an error its contents are undefined.
 
         Returns
         -------
@@ -274,6 +293,8 @@ class ExampleParser:
 
         Raises
         ------
+        ValueError
+            If an array of `out` does not fit.
         CorruptArchiveError
             As `parse`; it names the file and the record, and says where in the file the fault is.
         ArchiveError
@@ -287,17 +308,27 @@ class ExampleParser:
                 f"offset {member.offset + offset}: {reason}", archive=member.archive, member=member.name
             )
 
+        arrays = self._make_room(len(positions), {} if out is None else out)
         if any(plan.ragged or not plan.item for plan in self._plans):
-            return self._gather(len(positions), self._examine_chunks(archive, positions, fail))
+            return self._gather(arrays, len(positions), self._examine_chunks(archive, positions, fail))
         # Each thread parses what it has read, while that is in the cache of its processor.
-        arrays = [plan.empty(len(positions) * plan.count) for plan in self._plans]
         examples = Examples(self._schema, len(positions))
-        examples.place([plan.output(array, None) for plan, array in zip(self._plans, arrays, strict=True)])
+        examples.place(
+            [plan.output(array, None) for plan, array in zip(self._plans, arrays, strict=True) if array is not None]
+        )
         examples.await_all()
         archive.feed(positions, examples)
         self._check(examples, fail)
-        shapes = [(len(positions), *plan.shape) for plan in self._plans]
-        return {plan.name: a.reshape(shape) for plan, a, shape in zip(self._plans, arrays, shapes, strict=True)}
+        return self._gather(arrays, len(positions), ())
+
+    def _make_room(self, n: int, out: Mapping[str, NDArray[Any]]) -> list[NDArray[Any] | None]:
+        """Get the memory, a flat array, of the values that `n` messages have: those of a ragged feature come later."""
+        if unknown := out.keys() - self.features.keys():
+            raise ValueError(f"out: no feature {min(unknown)!r} is parsed")
+        return [
+            plan.fit(out[plan.name], n) if plan.name in out else None if plan.ragged else plan.empty(n * plan.count)
+            for plan in self._plans
+        ]
 
     def _examine_chunks(self, archive: Archive, positions: NDArray[np.int64], fail: _Fail) -> Iterator[Examples]:
         """Read and check some records at a time, so few that they stay in the cache of the processor."""
@@ -335,9 +366,8 @@ class ExampleParser:
         has = f"{count} {_KINDS[kind]}" if kind != _BYTES else f"{count} bytes values with {size} bytes"
         return f"the feature {plan.name!r} has {has}, not {plan.expected()}"
 
-    def _gather(self, n: int, chunks: Iterable[Examples]) -> Parsed:
-        """Put what `n` messages hold, which come some at a time, into arrays."""
-        fixed = [None if plan.ragged else plan.empty(n * plan.count) for plan in self._plans]
+    def _gather(self, fixed: list[NDArray[Any] | None], n: int, chunks: Iterable[Examples]) -> Parsed:
+        """Put what `n` messages hold, which come some at a time, into their room and into ragged arrays."""
         ragged: list[list[RaggedArray]] = [[] for _ in self._plans]
         done = 0
         for examples in chunks:
@@ -360,10 +390,10 @@ class ExampleParser:
                 if found is not None:
                     values[:] = plan.without_gaps(found)
             done += len(examples)
-        parsed: Parsed = {}
-        for plan, array, parts in zip(self._plans, fixed, ragged, strict=True):
-            parsed[plan.name] = _join(plan, parts) if array is None else array.reshape(n, *plan.shape)
-        return parsed
+        return {
+            plan.name: _join(plan, parts) if array is None else array.reshape(n, *plan.shape)
+            for plan, array, parts in zip(self._plans, fixed, ragged, strict=True)
+        }
 
 
 def _join(plan: _Plan, parts: Sequence[RaggedArray]) -> RaggedArray:

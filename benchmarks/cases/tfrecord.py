@@ -38,13 +38,16 @@ def _tfrecord(scale: Scale) -> Measured:
     for path, _ in files:
         save_index(path)
     idle = idle_cores()
+    # Ones, not zeros: every page is there before the clock starts, as it is for the limit.
+    memory = np.ones(scale.batch * 3 * max(_SIDES) ** 2, np.uint8)
     sides = [
-        reading("ours", "ours", partial(_ours, files, scale.batch)),
+        reading("ours", "ours", partial(_ours, files, scale.batch, memory)),
+        reading("ours, new memory", "ours", partial(_ours, files, scale.batch)),
         *(_limit(files, scale.batch, name, **how) for name, how in _LIMITS.items()),
     ]
     notes = [
         f"batches of {scale.batch}; limit: pread, CRC-32C and a copy of the pixels; mapped: without the pread",
-        "ours opens each file with its saved index, and checks each record and message",
+        "ours opens each file with its saved index, checks each record and message, and reuses the memory of batches",
     ]
     if find_spec("tfrecord"):
         sides.append(reading("tfrecord", "peer", partial(_pypi, files, scale.batch)))
@@ -85,12 +88,18 @@ def _images(side: int, size: int) -> Path:
     return cached(f"images-{side}-{size}.tfrecord", write)
 
 
-def _ours(files: list[tuple[Path, int]], batch: int) -> Iterator[NDArray[np.uint8]]:
+def _ours(
+    files: list[tuple[Path, int]], batch: int, memory: NDArray[np.uint8] | None = None
+) -> Iterator[NDArray[np.uint8]]:
     for path, side in files:
         parser = ExampleParser({"data": FixedLenFeature([3, side, side], "uint8")}, threads=_THREADS)
         with archivestream.open(path, index="require", threads=_THREADS) as archive:
             for begin in range(0, len(archive), batch):
-                yield parser.read(archive, range(begin, min(begin + batch, len(archive))))["data"]
+                rows = range(begin, min(begin + batch, len(archive)))
+                out = None
+                if memory is not None:
+                    out = {"data": memory[: len(rows) * 3 * side * side].reshape(-1, 3, side, side)}
+                yield parser.read(archive, rows, out)["data"]
 
 
 def _pypi(files: list[tuple[Path, int]], batch: int) -> Iterable[NDArray[np.uint8]]:
