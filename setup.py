@@ -118,6 +118,7 @@ EXTENSIONS = (
     "text",
     "tfscan",
     "view",
+    "watch",
     "work",
     "zipextra",
     "zipscan",

@@ -70,10 +70,12 @@ def open(  # the name that users type: archivestream.open
         objects hold an archive themselves; file objects must be seekable, and stay the property of the caller.
     strict : bool
         Refuse what is ambiguous or contradictory in an archive, where the default takes the usual reading.
-    index : "auto", "require" or "memory"
+    index : "auto", "private", "require" or "memory"
         Where the index comes from. "auto" uses a saved one (see `Archive.save_index`) that is valid, and saves one
         where building it is work: for all but ZIP, whose directory is one. "require" raises where there is no
-        valid one: nothing is built. "memory" neither reads nor writes one. Building reads the headers of a tar, and
+        valid one: nothing is built. "memory" neither reads nor writes one. "private" is "auto", but only in the
+        user's cache folder: what came along with an archive says where its members lie, and nothing checks that where
+        the format has no checksums. Building reads the headers of a tar, and
         decodes all of a ``.tar.zst`` or ``.tar.gz`` once; if that is interrupted, the next one goes on from there.
     threads : int, optional
         Threads that work on one batch, from 1 to 1024; default: as many as there are processors for this process.
@@ -527,7 +529,7 @@ class Archive(Sequence[bytes]):
     def origin(self, key: Key) -> str:
         """Return the name of the archive, of several that are one, which holds a member."""
         holders = self._shared.holders
-        return holders[0 if len(holders) == 1 else self._selection.index.source_of(self._selection.member(key))].name
+        return holders[0 if len(holders) == 1 else self._selection.index.source_of(self._selection.member(key))]
 
     def files(self) -> NDArray[np.bool_]:
         """Say of each member whether it is a regular file, and no directory, link or device: a mask for `select`."""
@@ -590,7 +592,7 @@ class Archive(Sequence[bytes]):
             timestamp=int(column["timestamp"][member]),
             attributes=int(column["attributes"][member]),
             directory=index.is_dir(member),
-            archive=self._shared.holders[index.source_of(member)].name,
+            archive=self._shared.holders[index.source_of(member)],
         )
 
     @property

@@ -16,11 +16,10 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from archivestream._native.columns import Layout
 from archivestream._native.memberview import MemberLookup, MemberView
 from archivestream._native.work import Consumer
 from archivestream.cache import Claim, MembersOfArchive
-from archivestream.fingerprint import describe
+from archivestream.fingerprint import identify
 from archivestream.index import Index, MemberIds
 from archivestream.limits import Limits
 from archivestream.reader import MemberReader, PendingMembers, empty_bytes, placer
@@ -40,20 +39,13 @@ _FAILED = -1  # where nothing is that could be kept
 def cache_key(index: Index, sources: Sequence[Source], *, verify: bool, strict: bool, limits: Limits) -> bytes:
     """Tell the members of an archive from those of all others, and of an earlier state of it.
 
-    How it is read is a part of that: what one archive hands out unchecked, or within wide limits, is not for another.
+    Names, sizes and CRC-32 do not: who makes an archive can have them be those of another. How it is read is a part of
+    it: what one archive hands out unchecked, or within wide limits, is not for another.
     """
     found = hashlib.blake2b(repr((verify, strict, limits)).encode(), digest_size=16)
     found.update(index.fingerprint().encode())
-    for source, layout in zip(sources, index.layouts, strict=True):
-        if layout != Layout.RANGES:
-            continue
-        # The index knows no checksum of its members.
-        if source.descriptor >= 0:
-            found.update(repr(sorted(describe(source).items())).encode())
-        elif source.memory is not None:
-            found.update(source.memory)
-        else:
-            found.update(os.urandom(16))
+    for source in sources:
+        found.update(identify(source) or os.urandom(16))
     return found.digest()
 
 
@@ -190,7 +182,7 @@ class CachedReader(MemberReader):
         pending = self._native.submit(chosen, data, starts, fetched, fetch)
 
         def settle(failures: Sequence[tuple[int, int, int, int]]) -> None:
-            self._settle(failures, fetched, placer(data, starts))
+            self._finish(chosen, failures, fetched, placer(data, starts))
             with self.cached.claim(chosen, sizes) as claim:
                 claim.store_from(data, starts[claim.own], sizes[claim.own])
 

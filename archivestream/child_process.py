@@ -103,6 +103,7 @@ class Child(Iterator[T]):
         self._permitted = 0
         self._received = 0
         self._is_open = True
+        self._in_step = True  # what comes next is the beginning of a message
         context: Any = multiprocessing.get_context(start_method)
         self._data, child_data = context.Pipe(duplex=False)
         child_permits, self._permits = context.Pipe(duplex=False)
@@ -173,21 +174,29 @@ class Child(Iterator[T]):
             return
         self._is_open = False
         last: tuple[int, list[bytearray]] | None = None
-        self._ask()
-        with suppress(_GoneError):
-            while True:
-                last = self._receive()
-        assert self._deadline is not None
-        self._process.join(max(0.0, self._deadline - time.monotonic()))
-        if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join(GRACE)
-        self._exit_code: int | None = self._process.exitcode
-        if self._exit_code is not None:
-            self._process.close()
-        self._close_pipes()
+        try:
+            self._ask()
+            with suppress(_GoneError, MemoryError):  # an item that nobody wants may be of any size
+                while True:
+                    last = self._receive()
+        finally:
+            self._end_process()
         if last is not None and last[0] == _ERROR_OF_CLOSE:
             raise self._error(last[1])
+
+    def _end_process(self) -> None:
+        """Wait for the process until its time is up, and kill it then."""
+        self._close_pipes()  # where it is writing still, that ends now
+        try:
+            if self._deadline is not None:
+                self._process.join(max(0.0, self._deadline - time.monotonic()))
+        finally:
+            if self._process.exitcode is None:
+                self._process.kill()
+                self._process.join(GRACE)
+            self._exit_code: int | None = self._process.exitcode
+            if self._exit_code is not None:
+                self._process.close()
 
     def _permit(self) -> None:
         """Let the child make as many items as there is room for."""
@@ -209,9 +218,14 @@ class Child(Iterator[T]):
             end.close()
 
     def _receive(self) -> tuple[int, list[bytearray]]:
+        if not self._in_step:  # what is left of a message that could not be taken in
+            raise _GoneError
+        self._in_step = False
         kind, count, first = _HEADER.unpack(self._read(_HEADER.size))
         others = struct.unpack(f"<{count - 1}Q", self._read(8 * (count - 1)))
-        return kind, [self._read(size) for size in (first, *others)]
+        parts = [self._read(size) for size in (first, *others)]
+        self._in_step = True
+        return kind, parts
 
     def _read(self, size: int) -> bytearray:
         data = bytearray(size)

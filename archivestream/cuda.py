@@ -163,7 +163,10 @@ class Transfer:
         # No inference mode: the memory may be written again outside of it.
         with self._lock, self._here(), torch.inference_mode(False), self._api.stream(self._stream):
             memory = self._device_memory(size)
-            memory[:size].copy_(laid.memory, non_blocking=True)
+            if memory.is_cuda:
+                memory[:size].copy_(laid.memory, non_blocking=True)
+            else:  # by NumPy: PyTorch copies with threads of OpenMP, for which a forked process would wait for ever
+                np.copyto(memory[:size].numpy(), laid.memory.numpy())
             sent = Sent(memory, laid.batch, self._event(self._stream))
             self._ring.hold(laid.memory, sent.copied)
             self._sent.add(sent)

@@ -476,12 +476,12 @@ class ArchiveDataset(Dataset[Any]):
         samples = np.asarray(indices)
         if samples.ndim != 1 or (samples.size and samples.dtype.kind not in "iu"):
             raise TypeError(f"indices are a row of integers, not {samples.dtype} of shape {samples.shape}")
-        samples = samples.astype(np.int64, copy=False)
         if not len(samples):
-            return samples
-        n, low, high = len(self), int(samples.min()), int(samples.max())
+            return samples.astype(np.int64)
+        n, low, high = len(self), int(samples.min()), int(samples.max())  # before numbers beyond int64 become others
         if low < -n or high >= n:
             raise IndexError(f"sample {low if low < -n else high} of a dataset of {n}")
+        samples = samples.astype(np.int64, copy=False)
         return samples % n if low < 0 else samples
 
     def _sample(self, index: int, parts: Sequence[bytes]) -> Any:

@@ -186,4 +186,6 @@ def _decompress(data: Buffer, size: int, wrapper: int) -> bytearray:
         return result
     if result == codecs.Status.TOO_MANY_BYTES:
         raise DeflateError(f"Decompression failed: the data hold more than {size} bytes")
+    if result == codecs.Status.NO_MEMORY:
+        raise MemoryError("no memory for a decompressor")
     raise DeflateError("Decompression failed: the data are damaged")

@@ -1,4 +1,8 @@
-"""Writing members to a folder: nothing outside it, through no link, over no file unless asked."""
+"""Writing members to a folder: nothing outside it, through no link, over no file unless asked.
+
+Folders are entered by descriptors, each from the one above it: whoever can rename in the folder meanwhile, and puts a
+link where there was a folder, leads nothing astray.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,14 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from archivestream.atomic import rename_new, there_already
+from archivestream._native.files import Descriptor, enter_folder
+from archivestream.atomic import is_there, rename_new, there_already
 from archivestream.errors import ArchiveError, UnsupportedFeatureError
 from archivestream.member_io import open_member
 from archivestream.reader import MemberReader, without_frames
@@ -29,7 +35,7 @@ _BATCH_MEMBERS = 1024
 def extract(
     reader: MemberReader,
     members: Sequence[int],
-    target: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     *,
     overwrite: bool,
     progress: Callable[[int, int], object] | None,
@@ -40,12 +46,16 @@ def extract(
     last = {(parts, reader.index.is_dir(members[i])): i for i, parts in enumerate(names)}
     members = [members[i] for i in last.values()]
     names = [parts for parts, _ in last]
-    root = Path(target)
+    root = Path(path)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(root)) from None
-    written, errors = _write_all(reader, members, names, root, overwrite, progress)
+    target = _Target(root)
+    try:
+        written, errors = _write_all(reader, members, names, target, overwrite, progress)
+    finally:
+        target.close()
     if errors:
         if isinstance(errors[0], ArchiveError):
             errors[0].others = errors[1:]
@@ -57,7 +67,7 @@ def _write_all(
     reader: MemberReader,
     members: Sequence[int],
     names: Sequence[tuple[str, ...]],
-    root: Path,
+    target: _Target,
     overwrite: bool,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[list[Path], list[Exception]]:
@@ -77,13 +87,11 @@ def _write_all(
             try:
                 if i in bad:
                     raise bad[i]
-                path = root.joinpath(*names[i])
                 if reader.index.is_dir(members[i]):
-                    _make_folders(root, names[i])
+                    target.enter(names[i])
                 else:
-                    _make_folders(root, names[i][:-1])
-                    _write(reader, members[i], path, contents.pop(i, None), overwrite)
-                written.append(path)
+                    _write(reader, members[i], target, names[i], contents.pop(i, None), overwrite)
+                written.append(target.root.joinpath(*names[i]))
             except (ArchiveError, MemoryError) as error:
                 errors.append(without_frames(error))
             done += int(sizes[members[i]])
@@ -112,7 +120,7 @@ def _safe_parts(reader: MemberReader, member: int) -> tuple[str, ...]:
     raw = reader.index.raw_name(member)
     parts = name.removesuffix("/").split("/")
     reason = None
-    if not name or b"\0" in raw:
+    if not name or "\0" in name or b"\0" in raw:
         reason = "the name is empty or contains a NUL"
     elif name.startswith("/") or (name[1:2] == ":" and name[:1].isalpha()):
         reason = "the name is an absolute path"
@@ -141,36 +149,75 @@ def _fits_file_system(name: str) -> bool:
     return True
 
 
-def _make_folders(root: Path, parts: Sequence[str]) -> None:
-    """Make the folders of a member; a link among them could lead anywhere, so it is an error."""
-    folder = root
-    for part in parts:
-        folder = folder / part
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-        mode = folder.lstat().st_mode
-        if stat.S_ISLNK(mode):
-            raise OSError(errno.ELOOP, "refusing to extract through a symbolic link", str(folder))
-        if not stat.S_ISDIR(mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+class _Target:
+    """The folder that members are written below."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._root = _opened(enter_folder(os.fsencode(root)), root)  # which may be a link
+        self._parts: tuple[str, ...] = ()  # of the folder that was entered last: the next member is mostly there, too
+        self._folder = self._root
+
+    def close(self) -> None:
+        """Close the folders: whoever keeps an exception keeps its frames, and with them this object."""
+        del self._root, self._folder
+
+    def enter(self, parts: tuple[str, ...]) -> int:
+        """Return the descriptor of a folder, made with those above it where it is new: good until the next call.
+
+        A link among them could lead anywhere, so it is an error.
+        """
+        if parts != self._parts:
+            self._parts, self._folder = (), self._root
+            for i, part in enumerate(parts, 1):
+                self._go_down(part, self.root.joinpath(*parts[:i]))
+            self._parts = parts
+        return self._folder.number
+
+    def _go_down(self, name: str, path: Path) -> None:
+        above = self._folder.number
+        try:
+            os.mkdir(name, dir_fd=above)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        found = enter_folder(os.fsencode(name), above)
+        if found in (errno.ELOOP, errno.ENOTDIR) and _is_link(name, above):
+            raise OSError(errno.ELOOP, "refusing to extract through a symbolic link", str(path))
+        self._folder = _opened(found, path)
 
 
-def _write(reader: MemberReader, member: int, path: Path, data: bytes | None, overwrite: bool) -> None:
+def _is_link(name: str, folder: int) -> bool:
+    return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+
+
+def _opened(found: Descriptor | int, path: Path) -> Descriptor:
+    if isinstance(found, int):
+        raise OSError(found, os.strerror(found), str(path))
+    return found
+
+
+def _write(
+    reader: MemberReader, member: int, target: _Target, parts: tuple[str, ...], data: bytes | None, overwrite: bool
+) -> None:
     """Write a file under a temporary name, and give it its own only when it is whole."""
-    if not overwrite and os.path.lexists(path):
+    folder, name, path = target.enter(parts[:-1]), parts[-1], target.root.joinpath(*parts)
+    if not overwrite and is_there(name, folder):
         raise there_already(path)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    temporary = f".{secrets.token_hex(8)}.part"
+
     try:
-        with open(temporary, "xb") as file:  # x: through no link
+        with open(temporary, "xb", opener=partial(os.open, mode=0o666, dir_fd=folder)) as file:
             _copy(reader, member, data, file)
         if overwrite:
-            os.replace(temporary, path)  # replaces a link, does not write through it
+            os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # replaces a link
         else:
-            rename_new(temporary, path)
+            rename_new(temporary, name, folder)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        unhelpful = (None, temporary, str(temporary))
+            os.unlink(temporary, dir_fd=folder)
+        unhelpful = (None, temporary, name)
         if isinstance(error, OSError) and not isinstance(error, ArchiveError) and error.filename in unhelpful:
             raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say for which file
         raise

@@ -9,8 +9,9 @@ from typing import TypeAlias
 
 from archivestream._native.codecs import crc32
 from archivestream.sources import Source
+from archivestream.sources.gzip import GzipSource
 
-__all__ = ["describe", "whole_crc32"]
+__all__ = ["describe", "identify", "whole_crc32"]
 
 Progress: TypeAlias = Callable[[int, int], object]
 
@@ -39,3 +40,20 @@ def describe(source: Source) -> dict[str, str]:
     if source.descriptor >= 0:
         found["archive_mtime_ns"] = str(os.fstat(source.descriptor).st_mtime_ns)
     return found
+
+
+def identify(source: Source) -> bytes | None:
+    """Tell a source, as it is now, from all others on this machine; None where nothing does but the object itself.
+
+    A file is told by where it lies and when it was last changed, which no user can set (stat(2), ctime); bytes by
+    their hash.
+    """
+    if isinstance(source, GzipSource):
+        source = source.base
+    if source.descriptor >= 0:
+        found = os.fstat(source.descriptor)
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return hashlib.blake2b(repr(state).encode(), digest_size=16).digest()
+    if source.memory is not None:
+        return hashlib.blake2b(source.memory, digest_size=16).digest()
+    return None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from archivestream.errors import ArchiveError, CorruptArchiveError, LimitExceededError, UnsupportedFeatureError
 from archivestream.index import MemberIds
+from archivestream.jpeg import check_scans
 from archivestream.reader import Allocate, MemberReader, take_bytes, without_frames
 
 if TYPE_CHECKING:
@@ -31,14 +32,21 @@ _COLOURS = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "GRAY"}  # of a JPEG, as it is
 _AS_IS = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
 _DTYPES = {"I": np.int32, "F": np.float32}
 _MISSING = "images need {}: pip install 'archivestream[image]'"
+_JPEGS = ("JPEG", "MPO")
+_WITH_JPEG = ("BLP", "FPX", "IPTC")  # formats of Pillow that may hold one (libtiff bounds its own)
 _PIECE = 8  # images that a thread takes at once
 
 
 class _Jpeg(NamedTuple):
-    """How a JPEG is decoded: the shape of its pixels, the colours, and how high and wide they are at least."""
+    """How a JPEG is decoded.
+
+    The shape of its pixels, the colours, how many pixels it has and how many are allowed, and how high and wide it is
+    decoded at least.
+    """
 
     shape: tuple[int, ...]
     colours: str
+    pixels: tuple[int, int]
     least: tuple[int, int] = (0, 0)  # as large as it is
 
 
@@ -64,7 +72,8 @@ class ImageDecoder:
         is not needed; for one that is left to Pillow, ``draft`` does so at 1/2, 1/4 or 1/8. Pillow does the rest, if
         any, with its bilinear filter, which averages where it scales down. Default: each image as large as it is.
     max_pixels : int
-        Larger images are refused before memory is taken, whatever `size`. Pillow has a bound of its own
+        Larger images are refused before memory is taken, whatever `size`, and a JPEG that would be decoded too many
+        times over: in more than 500 scans, or in more than 32 where it is that large. Pillow has a bound of its own
         (``Image.MAX_IMAGE_PIXELS``), which is to be raised, too, for images other than JPEG.
 
     Raises
@@ -182,11 +191,11 @@ class ImageDecoder:
         if colours not in _COLOURS:
             return None
         _check_pixels(height, width, self.max_pixels)
-        wanted = self.mode or _COLOURS[colours]
+        wanted, pixels = self.mode or _COLOURS[colours], (height * width, self.max_pixels)
         if self.size is None:
-            return _Jpeg((height, width, 3) if wanted == "RGB" else (height, width), wanted)
+            return _Jpeg((height, width, 3) if wanted == "RGB" else (height, width), wanted, pixels)
         height, width, _, _ = simplejpeg.decode_jpeg_header(data, *self.size)
-        return _Jpeg((height, width, 3), wanted, self.size)
+        return _Jpeg((height, width, 3), wanted, pixels, self.size)
 
     def _read(self, data: memoryview) -> NDArray[Any]:
         return _read(data, self._decode, self.max_pixels)
@@ -232,6 +241,7 @@ def _decode_jpeg(data: memoryview, jpeg: _Jpeg, out: NDArray[Any] | None) -> NDA
     """Decode with libjpeg-turbo; None where it finds something wrong, of which Pillow has the last word."""
     import simplejpeg
 
+    check_scans(data, *jpeg.pixels)
     try:
         image: NDArray[Any] = simplejpeg.decode_jpeg(
             data, jpeg.colours, min_height=jpeg.least[0], min_width=jpeg.least[1], buffer=out
@@ -251,6 +261,11 @@ def _read(data: memoryview, use: Callable[[PIL.Image.Image], _Result], max_pixel
                 raise UnsupportedFeatureError("it is PostScript, a program, which is not run")
             if max_pixels is not None:
                 _check_pixels(image.height, image.width, max_pixels)
+            most = _MAX_PIXELS if max_pixels is None else max_pixels
+            if image.format in _JPEGS:
+                check_scans(data, image.height * image.width, most)
+            elif image.format in _WITH_JPEG:  # of a size of its own
+                check_scans(data, most, most, embedded=True)
             return use(image)
     except (MemoryError, Warning, LimitExceededError, UnsupportedFeatureError):
         raise

@@ -11,7 +11,7 @@ import hashlib
 import stat
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,24 @@ from numpy.typing import NDArray
 from archivestream._native.columns import Layout, MemberFlag
 from archivestream._native.names import NameTable
 from archivestream.columns import BLOCK_COLUMNS, DTYPES, MEMBER_COLUMNS
+from archivestream.errors import LimitExceededError
 
-__all__ = ["Index", "MemberIds"]
+__all__ = ["Extent", "Index", "MemberIds"]
 
 Column: TypeAlias = NDArray[Any]
 MemberIds: TypeAlias = NDArray[np.int64]
 
 _NO_SUCCESSOR = 0xFFFFFFFF
+_MOST_ROWS = _NO_SUCCESSOR - 1  # positions are held in 32 bits, of which all ones means none
 _ERRORS = "surrogatepass"
+
+
+class Extent(NamedTuple):
+    """A part of a sparse member that is no hole: its place in the member, its place in the stream, and its size."""
+
+    place: int
+    offset: int
+    size: int
 
 
 class Index:
@@ -105,11 +115,11 @@ class Index:
 
     def raw_name(self, member: int) -> bytes:
         """Return the name of a member as its bytes stand in the archive."""
+        names, offsets, row = "names", "name_offset", member
         if int(self["flags"][member]) & MemberFlag.RAW_NAME_BIT:
-            row = int(np.searchsorted(self["raw_member"], member))
-            begin, end = self["raw_offset"][row : row + 2].tolist()
-            return self["raw_names"][begin:end].tobytes()
-        return self.name(member).encode()
+            names, offsets, row = "raw_names", "raw_offset", int(np.searchsorted(self["raw_member"], member))
+        begin, end = self[offsets][row : row + 2].tolist()
+        return self[names][begin:end].tobytes()
 
     def is_dir(self, member: int) -> bool:
         """Whether a member stands for a directory: in a ZIP, by a slash at the end of its name; else by its mode."""
@@ -118,35 +128,41 @@ class Index:
         begin, end = self["name_offset"][member : member + 2].tolist()
         return bool(end > begin and self["names"][end - 1] == ord("/"))
 
-    def extents(self, member: int) -> list[tuple[int, int, int]]:
-        """Return the extents of a sparse member: (place in it, place in the stream, size), in order."""
+    def extents(self, member: int, begin: int, end: int) -> list[Extent]:
+        """Return what the extents of a sparse member hold of a range of it, in order."""
         row = int(np.searchsorted(self["sparse_member"], member))
-        begin, end = self["sparse_offset"][row : row + 2].tolist()
-        columns = (self[name][begin:end].tolist() for name in ("extent_place", "extent_offset", "extent_size"))
-        return list(zip(*columns, strict=True))
+        first, last = self["sparse_offset"][row : row + 2].tolist()
+        places = self["extent_place"][first:last]
+        low = max(0, int(np.searchsorted(places, np.uint64(begin), "right")) - 1)
+        rows = slice(first + low, first + int(np.searchsorted(places, np.uint64(end))))
+        columns = (self[name][rows].tolist() for name in ("extent_place", "extent_offset", "extent_size"))
+        found = []
+        for place, offset, size in zip(*columns, strict=True):
+            skip = max(0, begin - place)
+            size = min(size, end - place) - skip
+            if size > 0:
+                found.append(Extent(place + skip, offset + skip, size))
+        return found
 
     def source_of(self, member: int) -> int:
         """Return which source holds a member."""
         return int(np.searchsorted(self.first_member, member, side="right")) - 1
 
-    def select_names(self, members: MemberIds) -> tuple[Column, Column]:
-        """Gather the names of some members: (names, name_offset), as the columns of that name."""
-        begin = self["name_offset"][:-1][members].astype(np.int64)
-        length = self["name_offset"][1:][members].astype(np.int64) - begin
-        offset = np.zeros(len(members) + 1, np.int64)
-        np.cumsum(length, out=offset[1:])
-        where = np.repeat(begin - offset[:-1], length) + np.arange(offset[-1])
-        return self["names"][where], offset.astype(np.uint64)
+    def name_parts(self, members: MemberIds | None, *, raw: bool = False) -> tuple[Column, Column, Column]:
+        """Return bytes in which the names of some members, or of all, lie, and where each one begins and ends in them.
+
+        With `raw`, as they stand in the archive.
+        """
+        names, begin, end = self["names"], self["name_offset"][:-1], self["name_offset"][1:]
+        if raw and "raw_member" in self.columns:
+            rows, bounds = self["raw_member"], self["raw_offset"] + np.uint64(len(names))
+            names, begin, end = np.concatenate([names, self["raw_names"]]), begin.copy(), end.copy()
+            begin[rows], end[rows] = bounds[:-1], bounds[1:]
+        return (names, begin, end) if members is None else (names, begin[members], end[members])
 
     def table_of(self, members: MemberIds | None, *, raw: bool = False) -> NameTable:
-        """Build a look-up table of some members' names, or of all; with `raw`, as they stand in the archive."""
-        if raw and "raw_member" in self.columns:
-            names = [self.raw_name(i) for i in (range(len(self)) if members is None else members.tolist())]
-            offsets = np.cumsum([0, *map(len, names)], dtype=np.uint64)
-            return NameTable(np.frombuffer(b"".join(names), np.uint8), offsets)
-        if members is None:
-            return NameTable(self["names"], self["name_offset"])
-        return NameTable(*self.select_names(members))
+        """Build a look-up table of names: see `name_parts`."""
+        return NameTable(*self.name_parts(members, raw=raw))
 
     def fingerprint(self) -> str:
         """Return a digest that differs where the contents of the archive do."""
@@ -155,16 +171,30 @@ class Index:
     @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for name in ("names", "offset", "size", "crc32", "block_size", "block_crc32"):
+        for name in ("names", "name_offset", "offset", "size", "crc32", "block_size", "block_crc32"):
             if name in self.columns:
+                # With its length, so that no bytes of one column can stand for those of the next.
+                digest.update(b"%s %d\n" % (name.encode(), self[name].nbytes))
                 digest.update(self[name].data)
         return digest.hexdigest()
 
     @classmethod
     def concatenate(cls, parts: Sequence[Index]) -> Index:
-        """Put the members of several indexes, of one source or more, one after the other; sources keep that order."""
+        """Put the members of several indexes, of one source or more, one after the other; sources keep that order.
+
+        Raises
+        ------
+        LimitExceededError
+            If there are more members or blocks than 32 bits count.
+        """
         if len(parts) == 1:
             return parts[0]
+        for what, count in (("members", sum(map(len, parts))), ("blocks", sum(part.blocks for part in parts))):
+            if count > _MOST_ROWS:
+                raise LimitExceededError(
+                    f"there are {count} {what} in {len(parts)} archives, more than the {_MOST_ROWS} that can be opened "
+                    "together; open them in several parts"
+                )
         first = np.cumsum([0, *map(len, parts)])
         first_block = np.cumsum([0, *(part.blocks for part in parts)])
         first_source = np.cumsum([0, *(len(part.layouts) for part in parts)])

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from archivestream import sidecar
 from archivestream._native.columns import Layout
 from archivestream.errors import (
@@ -22,12 +24,15 @@ from archivestream.errors import (
 from archivestream.formats import Found, open_decoded, read_index
 from archivestream.index import Index
 from archivestream.limits import Limits
+from archivestream.reader import MemberReader
 from archivestream.sources import Source
 
 __all__ = ["MODES", "IndexMode", "Indexed", "find_index", "save"]
 
-IndexMode: TypeAlias = Literal["auto", "require", "memory"]
-MODES: tuple[IndexMode, ...] = ("auto", "require", "memory")
+IndexMode: TypeAlias = Literal["auto", "private", "require", "memory"]
+MODES: tuple[IndexMode, ...] = ("auto", "private", "require", "memory")
+
+_SAVING = ("auto", "private")  # the modes in which what was built is saved
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,13 @@ def find_index(
         if saved is not None:
             return saved
     resume, keep = None, None
-    if mode == "auto":
-        resume = _load_partial(source, strict, metadata_encoding)
-        keep = _keeper(source, strict, metadata_encoding)
-    try:
-        found = read_index(
+    private = mode == "private"
+    if mode in _SAVING:
+        resume = _load_partial(source, strict, limits, metadata_encoding, private)
+        keep = _keeper(source, strict, metadata_encoding, private)
+
+    def build(resume: Mapping[str, Any] | None) -> Found:
+        return read_index(
             source,
             strict=strict,
             limits=limits,
@@ -87,16 +94,28 @@ def find_index(
             keep=keep,
             room=room,
         )
-    except ArchiveError:
+
+    try:
+        found = build(resume)
+        if resume is not None and not _can_be_read(found, limits, threads):
+            found = build(None)
+    except (ArchiveError, ValueError, MemoryError):
         if resume is not None:
             sidecar.drop_partial(source)  # nothing comes of it
         raise
     path = None
     # The directory of a ZIP is an index already, and so is a file that lists what lies in others.
     is_saved = found.index.layouts[0] != Layout.ENTRIES and not found.files
-    if mode == "auto" and is_saved and sidecar.places(source):
+    if mode in _SAVING and is_saved and sidecar.places(source, private=private):
         try:
-            path = save(source, found.index, found.crc32, strict=strict, metadata_encoding=metadata_encoding)
+            path = save(
+                source,
+                found.index,
+                found.crc32,
+                strict=strict,
+                metadata_encoding=metadata_encoding,
+                private=private,
+            )
         except ArchiveChangedError:
             raise
         except OSError as error:
@@ -117,6 +136,7 @@ def save(
     strict: bool,
     metadata_encoding: str | None,
     path: Path | None = None,
+    private: bool = False,
 ) -> Path:
     """Save the index of a source, and return where.
 
@@ -128,7 +148,7 @@ def save(
         If it cannot be written; what was there before is untouched.
     """
     metadata = sidecar.Metadata(index.formats[0], index.layouts[0], index.data_end[0], strict, metadata_encoding, crc32)
-    return sidecar.save(index.columns, metadata, source, path)
+    return sidecar.save(index.columns, metadata, source, path, private=private)
 
 
 def _load(
@@ -140,7 +160,14 @@ def _load(
     progress: Callable[[int, int], object] | None,
 ) -> Indexed | None:
     try:
-        saved = sidecar.load_any(source, strict=strict, metadata_encoding=metadata_encoding, progress=progress)
+        saved = sidecar.load_any(
+            source,
+            strict=strict,
+            metadata_encoding=metadata_encoding,
+            progress=progress,
+            limits=limits,
+            private=mode == "private",
+        )
     except (ArchiveChangedError, CorruptArchiveError, OSError):
         if mode == "require":
             raise
@@ -154,32 +181,57 @@ def _load(
         return None
     metadata = saved.metadata
     index = Index(saved.columns, data_end=[metadata.data_end], layouts=[metadata.layout], formats=[metadata.format])
-    for what, value in (("max_members", len(index)), ("max_index_bytes", index.nbytes)):
-        if value > getattr(limits, what):
-            raise LimitExceededError(
-                f"the saved index has {value}, more than Limits.{what} = {getattr(limits, what)}", archive=source.name
-            )
-    if saved.touched and mode == "auto":
-        with contextlib.suppress(OSError):  # it is valid as it is
-            sidecar.save(saved.columns, metadata, source, saved.path)
-    return Indexed(index, open_decoded(source, index), metadata.crc32, sidecar=saved.path)
+    try:
+        decoded = open_decoded(source, index)
+    except CorruptArchiveError:
+        if mode == "require":
+            raise
+        return None
+    if saved.touched and mode in _SAVING:
+        try:
+            sidecar.save(saved.columns, metadata, source, saved.path, private=mode == "private")
+        except ArchiveChangedError:  # since it was read to see that it is the same
+            raise
+        except OSError:  # what is saved is valid as it is
+            pass
+    return Indexed(index, decoded, metadata.crc32, sidecar=saved.path)
 
 
-def _load_partial(source: Source, strict: bool, metadata_encoding: str | None) -> Mapping[str, Any] | None:
+def _load_partial(
+    source: Source, strict: bool, limits: Limits, metadata_encoding: str | None, private: bool
+) -> Mapping[str, Any] | None:
     """Load what an interrupted build has left, unless it is of another archive."""
     try:
-        saved = sidecar.load_partial(source, strict=strict, metadata_encoding=metadata_encoding)
-    except (ArchiveChangedError, CorruptArchiveError, OSError):
+        saved = sidecar.load_partial(
+            source, strict=strict, metadata_encoding=metadata_encoding, limits=limits, private=private
+        )
+    except (ArchiveChangedError, CorruptArchiveError, LimitExceededError, OSError):
         return None
-    return None if saved is None or "block_start" not in saved.columns else saved.columns
+    if saved is None or "block_start" not in saved.columns:
+        return None
+    sizes = saved.columns["block_compressed_size"]
+    if (sizes > source.size).any() or (saved.columns["block_offset"] > source.size - sizes).any():
+        return None  # blocks that were done are not looked at again
+    return saved.columns
 
 
-def _keeper(source: Source, strict: bool, metadata_encoding: str | None) -> Callable[[Mapping[str, Any]], object]:
+def _can_be_read(found: Found, limits: Limits, threads: int | None) -> bool:
+    """Whether all members decode: what an interrupted build has kept says where, and was not made again."""
+    reader = MemberReader(
+        found.index, [found.source], limits=limits, verify=True, strict=False, threads=threads, cache=0
+    )
+    errors = reader.check(np.arange(len(found.index)))
+    return not any(isinstance(error, CorruptArchiveError) for error in errors.values())
+
+
+def _keeper(
+    source: Source, strict: bool, metadata_encoding: str | None, private: bool
+) -> Callable[[Mapping[str, Any]], object]:
     metadata = sidecar.Metadata("tar.zst", Layout.BLOCKS, source.size, strict, metadata_encoding)
 
     def keep(columns: Mapping[str, Any]) -> None:
         if len(columns["block_start"]):
             with contextlib.suppress(OSError):  # all that is lost is time, should the build be interrupted
-                sidecar.save_partial(columns, metadata, source)
+                sidecar.save_partial(columns, metadata, source, private=private)
 
     return keep

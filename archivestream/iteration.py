@@ -57,6 +57,8 @@ class Iteration(Iterator[Any]):
         Called once it has ended.
     """
 
+    _closed = True  # until it has begun
+
     def __init__(
         self,
         results: Prefetcher[Order, Assembled] | Staged,
@@ -84,12 +86,12 @@ class Iteration(Iterator[Any]):
         self._started = time.perf_counter()
         self._idle = 0.0 if workers is None else workers.idle_seconds
         self._times = Times()
-        self._closed = False
         # Batches that are owed, and good samples to make them of, once one was skipped.
         self._owed: deque[int] = deque()
         self._carried: list[Chunk] = []
         # The first good samples, for a rank that runs out of them before the others do.
         self._spare: Chunk | None = None
+        self._closed = False
 
     def __next__(self) -> Any:
         """Return the next batch; raises what went wrong with it."""
@@ -182,10 +184,14 @@ class Iteration(Iterator[Any]):
         if self._closed:
             return
         self._closed = True
-        self.count()
-        self._results.close()
-        self._carried.clear()
-        self._release()
+        try:
+            self.count()
+        finally:  # whatever is raised, as by Ctrl-C, the threads end
+            try:
+                self._results.close()
+            finally:
+                self._carried.clear()
+                self._release()
 
     def __del__(self) -> None:
         self.close()

@@ -149,10 +149,13 @@ def _to_targets(labels: Sequence[Any]) -> Targets:
         classes = sorted(set(labels))
         place = {name: number for number, name in enumerate(classes)}
         return np.array([place[label] for label in labels], np.int64), classes
-    if all(issubclass(one, int | np.integer | np.bool_) for one in types):
-        return np.array(labels, np.int64), []
-    if all(issubclass(one, int | float | np.integer | np.floating | np.bool_) for one in types):
-        return np.array(labels, np.float64), []
+    try:
+        if all(issubclass(one, int | np.integer | np.bool_) for one in types):
+            return np.array(labels, np.int64), []
+        if all(issubclass(one, int | float | np.integer | np.floating | np.bool_) for one in types):
+            return np.array(labels, np.float64), []
+    except OverflowError as error:
+        raise ValueError("labels are whole numbers of 64 bits, or floats: one of them is larger") from error
     raise ValueError(
         f"labels are whole numbers, floats or strings, all of them, not {', '.join(sorted(t.__name__ for t in types))}"
     )

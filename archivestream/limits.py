@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 __all__ = ["Limits"]
 
+_FREE_INDEX_BYTES = 64 << 20
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -21,7 +23,13 @@ class Limits:
     max_members : int
         Most members of one archive.
     max_index_bytes : int
-        Largest directory of one archive, in bytes of the file.
+        Largest index of one archive: of a ZIP the directory, as it stands in the file, and of any other format what is
+        made of its headers.
+    max_index_ratio : int
+        Most bytes of an index for each byte of the file, beyond 64 MiB that any file may take. Headers that are all
+        the same compress a thousandfold and more, so that a few kilobytes could fill the memory. Those of real files
+        differ: of a million empty ones, with names of 200 bytes, ``zstd -19 --long`` leaves 1.5 bytes each, of which
+        the index is 132 times as large. What has contents is far from that.
     max_window_bytes : int
         Most memory that a decoder of LZMA or xz may take for its dictionary, and one of zstd for its window where it
         decodes piece by piece. No decoder needs more than the member has bytes, so that smaller members are read
@@ -34,6 +42,7 @@ class Limits:
     max_member_bytes: int = 16 << 30
     max_members: int = 100_000_000
     max_index_bytes: int = 16 << 30
+    max_index_ratio: int = 256
     max_window_bytes: int = 128 << 20
     allow_overlap: bool = False
 
@@ -42,3 +51,10 @@ class Limits:
             value = operator.index(getattr(self, field.name))
             if not 0 <= value < 1 << 64:
                 raise ValueError(f"Limits.{field.name} must be from 0 to 2**64 - 1, not {value}")
+
+    def index_room(self, size: int) -> tuple[int, str]:
+        """Return how many bytes the index of a file of `size` bytes may take, and which limit says so."""
+        room = _FREE_INDEX_BYTES + self.max_index_ratio * size
+        if room < self.max_index_bytes:
+            return room, f"Limits.max_index_ratio = {self.max_index_ratio}"
+        return self.max_index_bytes, f"Limits.max_index_bytes = {self.max_index_bytes}"

@@ -151,7 +151,13 @@ class NamedDataset:
                 raise CorruptArchiveError(f"{message}: get it anew, or correct the manifest", archive=str(file))
 
     def open(self, **options: Any) -> Archive:
-        """Open its archives as one: see `archivestream.open` for the options and what is raised."""
+        """Open its archives as one: see `archivestream.open` for the options and what is raised.
+
+        Where the manifest has checksums, saved indexes that lie beside the archives, and which it says nothing of, are
+        not used, unless the option ``index`` says so: its default is "private" then.
+        """
+        if "sha256" in self.table:
+            options.setdefault("index", "private")
         return open([*self.files().values()], **options)
 
     def dataset(self, split: str | None = None, *, archive: Archive | None = None, **options: Any) -> ArchiveDataset:

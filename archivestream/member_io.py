@@ -24,7 +24,7 @@ __all__ = ["open_member"]
 # Up to this size a member is decoded at once, by the engine; above, piece by piece.
 _WHOLE = 16 << 20
 _PIECE = 1 << 20
-_SMALL_PIECE = 4096
+_SMALL_PIECE = 1024  # 32 MiB at the most
 _MOST_WINDOW = 1 << 31  # of zstd, on 64 bits
 
 
@@ -36,6 +36,9 @@ def open_member(reader: MemberReader, member: int, *, verify: bool | None = None
     codec = int(reader.index["codec"][member])
     size = int(reader.index["size"][member])
     if size <= _WHOLE or codec == Codec.LZ4:  # which has no decoder that goes piece by piece
+        if verify and not reader.verify:
+            for error in reader.check(np.array([member], np.int64)).values():
+                raise error
         return io.BufferedReader(_WholeMember(reader.read(member)))
     if reader.layout(member) != Layout.ENTRIES:
         if int(reader.index["flags"][member]) & MemberFlag.CRC32C_BIT:

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from archivestream.errors import ArchiveError, CorruptArchiveError, UnsupportedFeatureError
+from archivestream.errors import ArchiveError, CorruptArchiveError, LimitExceededError, UnsupportedFeatureError
 from archivestream.index import MemberIds
 from archivestream.reader import Allocate, MemberReader, take_bytes, without_frames
 
 __all__ = ["decode_array", "read_arrays", "view_array", "view_values"]
 
 _LONGEST_PREFIX = 4096  # what the engine leaves out at the start of a member
+_LONGEST_HEADER = 10_000  # NumPy's own bound: Python's parser takes time, memory and stack out of proportion
 _MOST_DIMENSIONS = 32  # of NumPy 1
 _HEADERS = 64  # remembered for an archive, by the size of their members
 
@@ -75,9 +76,10 @@ def _learn_header(reader: MemberReader, member: int) -> bytes:
             f"{size - len(prefix)}",
             **where,
         )
-    if len(reader.npy_headers) == _HEADERS:
-        reader.npy_headers.clear()
-    reader.npy_headers[size] = prefix
+    if len(prefix) <= _LONGEST_PREFIX:
+        if len(reader.npy_headers) == _HEADERS:
+            reader.npy_headers.clear()
+        reader.npy_headers[size] = prefix
     return prefix
 
 
@@ -98,13 +100,25 @@ def _read_slots(
     if out is not None and not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError("out must be C-contiguous and writable")
     if size == 0 or len(prefix) > _LONGEST_PREFIX or (out is not None and fortran):
-        return np.empty((n, *shape), dtype) if out is None else out, range(n)
+        return _empty(reader, members, shape, dtype) if out is None else out, range(n)
     memory = take_bytes(allocate, n * size) if out is None else out.reshape(-1).view(np.uint8)
     slots = memory.view(dtype).reshape(n, *(shape[::-1] if fortran else shape))
     result = slots.transpose(0, *range(slots.ndim - 1, 0, -1)) if fortran else slots
     if (reader.index["size"][members] == len(prefix) + size).all():
         return result, reader.read_slots(members, memory, prefix, errors)
     return result, range(n)
+
+
+def _empty(reader: MemberReader, members: MemberIds, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        return np.empty((len(members), *shape), dtype)
+    except ValueError as error:  # a dimension of 0 lets the others be of any length
+        first = int(members[0])
+        raise LimitExceededError(
+            f"{len(members)} arrays of its shape {shape} are more than one array holds: {error}",
+            archive=reader.archive_name(first),
+            member=reader.index.name(first),
+        ) from error
 
 
 def _prefix(data: bytes | memoryview, archive: str | None, member: str | None) -> bytes:
@@ -114,6 +128,10 @@ def _prefix(data: bytes | memoryview, archive: str | None, member: str | None) -
     end = (10 if head[6:7] == b"\1" else 12) + size
     if head[:6] != b"\x93NUMPY" or head[6:8] not in (b"\1\0", b"\2\0", b"\3\0") or end > len(data):
         raise CorruptArchiveError("it is no .npy file", archive=archive, member=member)
+    if size > _LONGEST_HEADER:
+        raise CorruptArchiveError(
+            f"its header has {size} bytes; none has more than {_LONGEST_HEADER}", archive=archive, member=member
+        )
     return bytes(data[:end])
 
 
@@ -139,17 +157,24 @@ def _parse_header(prefix: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         # NumPy has no public function for it: version 2.0, with a header in UTF-8 (NEP 1).
         length = struct.unpack("<L", stream.read(4))[0]
         header = ast.literal_eval(stream.read(length).decode())
-        shape, order = header["shape"], bool(header["fortran_order"])
+        if not isinstance(header, dict) or header.keys() != {"descr", "fortran_order", "shape"}:
+            raise ValueError("its header is no dict of a descr, a fortran_order and a shape")
+        shape, order = header["shape"], header["fortran_order"]
+        if not isinstance(shape, tuple) or not isinstance(order, bool):
+            raise ValueError(f"the shape is {shape!r}, and fortran_order {order!r}")
         dtype = np.lib.format.descr_to_dtype(header["descr"])
     else:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # headers that Python 2 wrote
             shape, order, dtype = read(stream)
-    if not all(type(n) is int and n >= 0 for n in shape) or math.prod(max(n, 1) for n in shape) >= 1 << 62:
-        raise ValueError(f"the shape is {shape}")
     if dtype.itemsize == 0 or dtype.subdtype is not None or len(shape) > _MOST_DIMENSIONS:
         raise ValueError(f"arrays of {dtype} and {len(shape)} dimensions are not read")
+    # Those of a length of 0 do not let the others wrap, in NumPy neither.
+    if not all(type(n) is int and n >= 0 for n in shape) or (
+        dtype.itemsize * math.prod(max(n, 1) for n in shape) >= 1 << 62
+    ):
+        raise ValueError(f"the shape is {shape}")
     return shape, order, dtype
 
 

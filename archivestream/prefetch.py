@@ -26,29 +26,43 @@ _EXIT_SECONDS = 5.0  # that the interpreter waits for work under way when it exi
 
 
 class _Job:
-    """A call that a thread makes, and where it says that it has."""
+    """A call that a thread makes.
 
-    __slots__ = ("cancelled", "done", "error", "function", "has_ended", "item", "result")
+    Whoever waits for it may be interrupted between any two of his steps (Ctrl-C), so he keeps no account of it: the
+    job itself says whether it has ended, and what comes through the queue only wakes him.
+    """
 
-    def __init__(self, function: Callable[[Any], Any], item: Any, done: SimpleQueue[_Job]) -> None:
+    __slots__ = ("_done", "_turn", "error", "function", "has_ended", "item", "result")
+
+    def __init__(self, function: Callable[[Any], Any], item: Any, done: SimpleQueue[None]) -> None:
         self.function = function
         self.item = item
-        self.done = done
-        self.cancelled = False
         self.has_ended = False
         self.result: Any = None
         self.error: BaseException | None = None
+        self._done = done
+        self._turn = threading.Lock()  # for good: of the thread that makes the call, or of whoever calls it off
 
     def run(self, failed: BaseException | None = None) -> None:
-        """Make the call, unless it was cancelled or the thread has failed."""
+        """Make the call, unless it was called off or the thread has failed."""
+        if not self._turn.acquire(blocking=False):
+            return
         try:
             if failed is not None:
                 raise failed
-            if not self.cancelled:
-                self.result = self.function(self.item)
+            self.result = self.function(self.item)
         except BaseException as error:  # whatever it is: it is raised where the result is waited for
             self.error = error
-        self.done.put(self)
+        self._end()
+
+    def call_off(self) -> None:
+        """End it now, unless it has begun."""
+        if self._turn.acquire(blocking=False):
+            self._end()
+
+    def _end(self) -> None:
+        self.has_ended = True
+        self._done.put(None)
 
     def take(self) -> Any:
         """Return the result, or raise what went wrong."""
@@ -115,8 +129,7 @@ class Workers:
             if job is None:  # which ends a thread
                 self._jobs.put(None)
             else:
-                job.cancelled = True
-                job.done.put(job)
+                job.call_off()
 
     def stop(self, timeout: float | None = None) -> None:
         """End the threads once they have done their jobs, and wait for that, or not longer than `timeout` seconds.
@@ -211,7 +224,7 @@ class Prefetcher(Iterator[_Result], Generic[_Item, _Result]):
         self._in_order = in_order
         self._timeout = timeout
         self._pending: deque[_Job] = deque()
-        self._done: SimpleQueue[_Job] = SimpleQueue()
+        self._done: SimpleQueue[None] = SimpleQueue()
         self._stuck = False
         self._closed = False
         self.waited = 0.0  # seconds that the caller has waited
@@ -224,7 +237,9 @@ class Prefetcher(Iterator[_Result], Generic[_Item, _Result]):
         assert self._workers is not None
         for item in itertools.islice(self._items, count):
             job = _Job(self._function, item, self._done)
-            self._pending.append(job)
+            self._pending.append(job)  # first: what is submitted is waited for
+            if self._closed:  # by another thread, which may have looked for what is pending already
+                job.call_off()
             self._workers.submit(job)
 
     def __next__(self) -> _Result:
@@ -244,14 +259,13 @@ class Prefetcher(Iterator[_Result], Generic[_Item, _Result]):
         if self._workers.process != os.getpid():
             raise RuntimeError("the threads of this iteration are in the parent process: begin another in this one")
         while (job := self._next_to_give()) is None:
+            if self._closed:
+                raise StopIteration
             try:
-                ended = self._done.get(timeout=self._timeout or None)
+                self._done.get(timeout=self._timeout or None)
             except Empty:
                 self._stuck = True
                 raise TimeoutError(f"no batch came within {self._timeout} seconds") from None
-            ended.has_ended = True
-            if self._closed:
-                raise StopIteration
         try:
             self._pending.remove(job)
         except ValueError:  # another thread has closed it
@@ -262,15 +276,17 @@ class Prefetcher(Iterator[_Result], Generic[_Item, _Result]):
 
     def is_ready(self) -> bool:
         """Tell whether there is a result that need not be waited for."""
-        with contextlib.suppress(Empty):
-            while True:
-                self._done.get_nowait().has_ended = True
         return self._next_to_give() is not None
 
     def _next_to_give(self) -> _Job | None:
+        # Jobs have ended before they wake anybody, so none of those that did is overlooked below.
+        with contextlib.suppress(Empty):
+            while True:
+                self._done.get_nowait()
+        pending = self._pending.copy()  # another thread may close it
         if self._in_order:
-            return self._pending[0] if self._pending and self._pending[0].has_ended else None
-        return next((job for job in self._pending if job.has_ended), None)
+            return pending[0] if pending and pending[0].has_ended else None
+        return next((job for job in pending if job.has_ended), None)
 
     def close(self) -> None:
         """Call off what has not begun, and wait for what is under way, unless it has run into the timeout.
@@ -281,11 +297,11 @@ class Prefetcher(Iterator[_Result], Generic[_Item, _Result]):
         self._items = iter(())
         if self._workers is None or self._workers.process != os.getpid():
             return
-        for job in self._pending:
-            job.cancelled = True
+        for job in self._pending.copy():
+            job.call_off()
         waits = not (self._stuck or self._workers.is_over or _is_worker())
-        while waits and not all(job.has_ended for job in self._pending):
-            with contextlib.suppress(Empty):  # that other thread may have taken it
-                self._done.get(timeout=_POLL).has_ended = True
+        while waits and not all(job.has_ended for job in self._pending.copy()):
+            with contextlib.suppress(Empty):  # that other thread may have been woken
+                self._done.get(timeout=_POLL)
         self._pending.clear()
-        self._done.put(_Job(self._function, None, self._done))  # for another thread that waits
+        self._done.put(None)  # for another thread that waits

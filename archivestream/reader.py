@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -21,6 +21,7 @@ from archivestream._native.columns import Layout, MemberFlag
 from archivestream._native.engine import Reader
 from archivestream._native.meter import Meter
 from archivestream._native.view import IndexView
+from archivestream._native.watch import Watch
 from archivestream._native.work import Consumer, PendingRead
 from archivestream.errors import (
     ArchiveChangedError,
@@ -29,7 +30,7 @@ from archivestream.errors import (
     SourceError,
 )
 from archivestream.fallback import decode
-from archivestream.index import Index, MemberIds
+from archivestream.index import Extent, Index, MemberIds
 from archivestream.limits import Limits
 from archivestream.members import METHODS
 from archivestream.reasons import REASONS, REASONS_IN_BLOCKS, REASONS_OF_RECORDS
@@ -55,6 +56,8 @@ _Bytes: TypeAlias = NDArray[np.uint8]
 Allocate: TypeAlias = Callable[[int], _Bytes]
 _FetchBlock: TypeAlias = Callable[[int, int, int], bytearray | int]
 _Failure: TypeAlias = tuple[int, int, int, int]
+
+_PIECE = 64 << 20  # most bytes of a sparse member that are read beside it
 
 
 def empty_bytes(size: int) -> _Bytes:
@@ -97,6 +100,9 @@ def source_error(error: OSError, archive: str, member: str | None = None) -> Sou
     found = SourceError(f"reading failed: {error.strerror or error}", archive=archive, member=member)
     found.errno = error.errno
     return found
+
+
+_APPENDED = ("splitdata",)  # formats whose files are open while others are added at their end
 
 
 class MemberReader:
@@ -153,6 +159,7 @@ class MemberReader:
             ],
             tuple(source.held for source in self.sources),
             largest=limits.max_member_bytes,
+            max_window=limits.max_window_bytes,
             strict=strict,
             allow_overlap=limits.allow_overlap,
         )
@@ -160,6 +167,22 @@ class MemberReader:
         self._begin(threads or processors(), None)
         self.npy_headers: dict[int, bytes] = {}  # seen by `archivestream.npy`, by the size of their member
         self._has_foreign = not all(source.is_native for source in self.sources)
+        self._watch = self._begin_watch()
+
+    def _begin_watch(self) -> Watch | None:
+        """Watch the files that hold members without checksums: nothing else tells that they have changed."""
+        watched = []
+        for i, source in enumerate(self.sources):
+            first, last = self.index.first_member[i : i + 2].tolist()
+            unchecked = self.index.layouts[i] == Layout.RANGES and not (
+                self.verify and np.all(self.index["flags"][first:last] & np.uint16(MemberFlag.CRC32C_BIT))
+            )
+            size, modified = source.state or (0, 0)
+            descriptor = source.descriptor if unchecked and source.state else -1
+            watched.append((descriptor, size, modified, self.index.formats[i] in _APPENDED))
+        if all(descriptor < 0 for descriptor, *_ in watched):
+            return None
+        return Watch(watched, self.index.first_member, tuple(source.held for source in self.sources))
 
     def _begin(self, threads: int, meter: Meter | None) -> None:
         self.threads = threads
@@ -195,6 +218,8 @@ class MemberReader:
             return self.read_many(np.array([member], np.int64))[0]
         data = self._read(member)
         if type(data) is bytes:
+            if self._watch is not None and self._watch.changed_one(member) >= 0:
+                raise self._changed(member)
             return data
         status, error = data
         if status == Status.NOT_NATIVE:
@@ -208,7 +233,9 @@ class MemberReader:
         """
         fetched, fetch = self._fetch(members)
         result, failures = self._native.read_many(members, fetched, fetch)
-        self._settle(failures, fetched, result.__setitem__, errors)
+        self._finish(members, failures, fetched, result.__setitem__, errors)
+        for place in errors or ():
+            result[place] = None  # type: ignore[call-overload]  # as native code leaves it
         return result
 
     def read_batch(
@@ -273,7 +300,7 @@ class MemberReader:
         """Read each member to its place in the memory of a batch."""
         fetched, fetch = self._fetch(members)
         failures = self._native.read_into(members, data, starts, fetched, fetch)
-        self._settle(failures, fetched, placer(data, starts), errors)
+        self._finish(members, failures, fetched, placer(data, starts), errors)
 
     def submit(self, members: MemberIds, out: _Bytes | None) -> PendingMembers:
         """Begin a `read_batch` in the background."""
@@ -282,7 +309,7 @@ class MemberReader:
         pending = self._native.submit(members, data, offsets, fetched, fetch)
 
         def settle(failures: Sequence[_Failure]) -> None:
-            self._settle(failures, fetched, placer(data, offsets))
+            self._finish(members, failures, fetched, placer(data, offsets))
 
         return PendingMembers(pending, data, offsets, settle)
 
@@ -290,7 +317,7 @@ class MemberReader:
         """Hand members to native code as they are read, on the threads that read them; raises as `read_many`."""
         fetched, fetch = self._fetch(members)
         failures = self._native.feed(members, consumer, fetched, fetch)
-        self._settle(failures, fetched, consumer.take)
+        self._finish(members, failures, fetched, consumer.take)
 
     def read_slots(
         self, members: MemberIds, out: _Bytes, prefix: bytes, errors: dict[int, Exception] | None = None
@@ -302,14 +329,15 @@ class MemberReader:
         fetched, fetch = self._fetch(members)
         failures = self._native.read_slots(members, out, prefix, fetched, fetch)
         odd = (Status.PREFIX_DIFFERS, Status.NOT_NATIVE)
-        self._settle([f for f in failures if f[2] not in odd], fetched, lambda i, data: None, errors)
+        self._finish(members, [f for f in failures if f[2] not in odd], fetched, lambda i, data: None, errors)
         return [f[0] for f in failures if f[2] in odd]
 
     def check(self, members: MemberIds) -> dict[int, Exception]:
         """Decode and verify some members, whatever `verify` says, and keep none; return what is wrong, by place."""
         fetched, fetch = self._fetch(members)
         errors: dict[int, Exception] = {}
-        self._settle(self._native.check(members, fetched, fetch), fetched, lambda i, data: None, errors, verify=True)
+        failures = self._native.check(members, fetched, fetch)
+        self._finish(members, failures, fetched, lambda i, data: None, errors, verify=True)
         return errors
 
     def refused(self, members: MemberIds) -> NDArray[np.bool_]:
@@ -327,6 +355,8 @@ class MemberReader:
             raise self._source_error(member, error) from error
         if got < len(buffer):
             raise self.error(member, Status.TRUNCATED, 0)
+        if self._watch is not None and self._watch.changed_one(member) >= 0:
+            raise self._changed(member)
 
     def layout(self, member: int) -> Layout:
         """Return how a member lies in its source."""
@@ -339,12 +369,27 @@ class MemberReader:
             self._read_stream(member, begin + place, buffer)
             return
         np.frombuffer(buffer, np.uint8)[:] = 0
-        for start, offset, size in self.index.extents(member):
-            low, high = max(start, place), min(start + size, place + len(buffer))
-            if low < high:
-                self._read_stream(member, offset + low - start, buffer[low - place : high - place])
+        for run in _runs(self.index.extents(member, place, place + len(buffer))):
+            low = run[0].place - place
+            if len(run) == 1:
+                self._read_stream(member, run[0].offset, buffer[low : low + run[0].size])
+                continue
+            packed = memoryview(bytearray(sum(extent.size for extent in run)))
+            self._read_stream(member, run[0].offset, packed)
+            for extent in run:
+                low, begin = extent.place - place, extent.offset - run[0].offset
+                buffer[low : low + extent.size] = packed[begin : begin + extent.size]
 
-    def _read_stream(self, member: int, begin: int, buffer: memoryview) -> None:
+    def _check_extents(self, member: int) -> None:
+        """Verify what is stored of a sparse member, piece by piece."""
+        extents = self.index.extents(member, 0, int(self.index["size"][member]))
+        buffer = empty_bytes(min(_PIECE, sum(extent.size for extent in extents))).data
+        for run in _runs(extents):
+            end = run[-1].offset + run[-1].size
+            for begin in range(run[0].offset, end, _PIECE):
+                self._read_stream(member, begin, buffer[: end - begin], check=True)
+
+    def _read_stream(self, member: int, begin: int, buffer: memoryview, *, check: bool = False) -> None:
         source = self.index.source_of(member)
         in_blocks = self.layout(member) == Layout.BLOCKS
         # Where extents lie in the stream has not been compared with it yet.
@@ -354,7 +399,7 @@ class MemberReader:
             self.read_source(member, begin, buffer)
             return
         fetched, fetch = self._fetch(np.empty(0, np.int64))
-        status, error = self._native.read_stream(source, begin, buffer, fetch)
+        status, error = self._native.read_stream(source, begin, buffer, fetch, check=check)
         if status == Status.NOT_FETCHED and fetched is not None:
             raise self._source_error(member, fetched.block_errors[error])
         if status != Status.OK:
@@ -371,8 +416,15 @@ class MemberReader:
         change = source.change()
         if change is None:
             return CorruptArchiveError(reason, archive=source.name, member=name)
+        return self._changed(member)
+
+    def _changed(self, member: int) -> ArchiveChangedError:
+        source = self.sources[self.index.source_of(member)]
+        change = source.change() or "it was written to"
         return ArchiveChangedError(
-            f"the file is not the one that was indexed: {change}; open it again", archive=source.name, member=name
+            f"the file is not the one that was indexed: {change}; open it again",
+            archive=source.name,
+            member=self.index.name(member),
         )
 
     def data_offset(self, member: int, header: _Bytes | bytearray | None = None) -> int:
@@ -482,6 +534,27 @@ class MemberReader:
         self.meter.add_fetch(time.perf_counter() - started, len(data))
         return data
 
+    def _finish(
+        self,
+        members: MemberIds,
+        failures: Sequence[_Failure],
+        fetched: _Fetched | None,
+        place: Callable[[int, bytes], object],
+        errors: dict[int, Exception] | None = None,
+        *,
+        verify: bool = False,
+    ) -> None:
+        """Do what is left of a native call, and see whether the files are still those that were indexed."""
+        self._settle(failures, fetched, place, errors, verify=verify)
+        if self._watch is None or self._watch.changed(members) < 0:
+            return
+        for position, member in enumerate(members.tolist()):
+            if self._watch.changed_one(member) >= 0:
+                error = self._changed(member)
+                if errors is None:
+                    raise error
+                errors.setdefault(position, error)
+
     def _settle(
         self,
         failures: Sequence[_Failure],
@@ -500,6 +573,9 @@ class MemberReader:
                     raise self._source_error(member, fetched.block_errors[error])
                 if status != Status.NOT_NATIVE:
                     raise self.error(member, status, error)
+                if verify and self.layout(member) != Layout.ENTRIES:
+                    self._check_extents(member)
+                    continue
                 place(position, self._fall_back(member, fetched[position] if fetched else None, verify or self.verify))
             except (ArchiveError, MemoryError) as bad:
                 if errors is None:
@@ -522,9 +598,28 @@ class MemberReader:
             strict=self.strict,
             max_window=self.limits.max_window_bytes,
         )
+        if len(payload) < int(self.index["compressed_size"][member]):  # only the beginning was read
+            if data is Status.BAD_DATA:
+                data = Status.IMPOSSIBLE_SIZE
+            elif self.strict and isinstance(data, bytes):
+                data = Status.TRAILING_BYTES
         if isinstance(data, Status):
             raise self.error(member, data, 0)
         return data
+
+
+def _runs(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
+    """Group the extents of a member that follow one another in the stream: they are read at once, if not too large."""
+    run: list[Extent] = []
+    size = 0
+    for extent in extents:
+        if run and (extent.offset != run[-1].offset + run[-1].size or size + extent.size > _PIECE):
+            yield run
+            run, size = [], 0
+        run.append(extent)
+        size += extent.size
+    if run:
+        yield run
 
 
 def _take(pieces: list[memoryview], size: int) -> Iterator[memoryview]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import itertools
 import re
 import stat
 from array import array
@@ -219,10 +218,10 @@ class Names(Sequence[str]):
             yield from self._decode(self._selection.members(positions[begin : begin + _PIECE]))
 
     def _decode(self, rows: MemberIds) -> Iterator[str]:
-        blob, offsets = self._selection.index.select_names(rows)
-        text, bounds = blob.tobytes(), offsets.tolist()
-        for start, stop in itertools.pairwise(bounds):
-            yield text[start:stop].decode("utf-8", "surrogatepass")
+        names, begin, end = self._selection.index.name_parts(rows)
+        text = names.data
+        for start, stop in zip(begin.tolist(), end.tolist(), strict=True):
+            yield text[start:stop].tobytes().decode("utf-8", "surrogatepass")
 
     def startswith(self, prefix: str) -> NDArray[np.bool_]:
         """Say of each name whether it begins with a prefix: a mask for `Archive.select`."""
@@ -296,9 +295,7 @@ class Names(Sequence[str]):
 
     def _parts(self) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]:
         """Return the column of names, and where each of these begins and ends in it."""
-        index, ids = self._selection.index, self._selection.ids
-        begin, end = index["name_offset"][:-1], index["name_offset"][1:]
-        return (index["names"], begin, end) if ids is None else (index["names"], begin[ids], end[ids])
+        return self._selection.index.name_parts(self._selection.ids)
 
     def _stems(self) -> NDArray[np.uint64]:
         stem = np.empty(len(self), np.uint64)

@@ -184,14 +184,13 @@ class Session:
     ) -> None:
         self.options = options
         self.crc32 = crc32  # of the first file, where that is known
-        self.files = tuple(part.file for part in parts)
-        self.names = [source.name for source in self.files]
-        self.holders = [source for part in parts for source in part.holders]
+        self.names = [part.file.name for part in parts]
+        self.holders = [source.name for part in parts for source in part.holders]
         self.rows = shown_rows(parts)  # of the members in the index, in order; None for all
         self.metadata: Metadata | None = None
         if any(part.has_metadata for part in parts):
             self.metadata = Metadata(parts, self.rows, reader)
-        self._parts = tuple(parts)
+        self._parts: tuple[Part, ...] = tuple(parts)
         self._begin(reader)
 
     def _begin(self, reader: MemberReader) -> None:
@@ -228,9 +227,10 @@ class Session:
         return shared
 
     def close(self) -> None:
-        """Let go of the reader."""
-        # The descriptors close when the last call and the last pending batch have let go of the reader.
+        """Let go of the reader and the files."""
+        # The descriptors close when the last call and the last pending batch have let go of them.
         self._reader = self._mappings = None
+        self._parts = ()
         self.metadata = None
         self.read = partial(_refuse, self.names[0])
 
@@ -240,13 +240,14 @@ class Session:
         for part in self._parts:
             if part.holders != (part.file,):
                 raise ValueError(f"{part.file.name}: it is an index itself; there is nothing to save")
-        if len(self.files) == 1:
-            return [self.options.save_index(self.files[0], index, self.crc32, path)]
+        files = [part.file for part in self._parts]
+        if len(files) == 1:
+            return [self.options.save_index(files[0], index, self.crc32, path)]
         if path is not None:
-            raise ValueError(f"one path for {len(self.files)} indexes; without it, each goes beside its archive")
+            raise ValueError(f"one path for {len(files)} indexes; without it, each goes beside its archive")
         # The index is of all of them together, so that each is indexed once more.
         written = []
-        for file, share in zip(self.files, _shares(self.files, progress), strict=True):
+        for file, share in zip(files, _shares(files, progress), strict=True):
             indexed = self.options.find_index(file, share, mode="memory")
             written.append(self.options.save_index(file, indexed.index, indexed.crc32, None))
         return written
@@ -270,14 +271,16 @@ class Session:
         """Tell the archive from another that has come to stand in its place, though its time of modification differ."""
         index = self.reader.index
         found = [index.fingerprint()]
-        for file, layout in zip(self.holders, index.layouts, strict=True):
+        holders = (source for part in self._parts for source in part.holders)
+        for file, layout in zip(holders, index.layouts, strict=True):
             if layout == Layout.RANGES:  # whose index knows no checksum
                 now = describe(file)
                 found += [now["archive_size"], now["archive_ends"]]
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
-        places = [file.path if type(file) is LocalSource else file for file in self.files]
+        files = [part.file for part in self._parts]
+        places = [file.path if type(file) is LocalSource else file for file in files]
         return _reopen, (places, self.options, self.fingerprint())
 
 

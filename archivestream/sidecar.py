@@ -1,4 +1,4 @@
-"""The sidecar: an index in a file, mapped by every process that opens the archive.
+"""The sidecar: an index in a file beside the archive.
 
 Its container is the layout of safetensors, little-endian::
 
@@ -10,14 +10,14 @@ Its container is the layout of safetensors, little-endian::
 
 The header begins with the CRC-32 of all that stands before the columns, reckoned with zeros in its own place, and holds
 that of each column. A sidecar is used only where all of them hold, where it belongs to the archive as it is now,
-and where the columns keep to what native code relies on.
+and where the columns keep to what native code relies on. That is checked of memory of our own, into which the file is
+read once: pages of a file that is mapped change, or go, with the file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import re
 import stat
@@ -29,13 +29,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import platformdirs
 
+from archivestream._native.buffers import Buffer
 from archivestream._native.codecs import crc32
 from archivestream._native.columns import Layout
 from archivestream._version import __version__
 from archivestream.atomic import replace_file
 from archivestream.columns import DTYPES, Columns, find_fault
-from archivestream.errors import ArchiveChangedError, CorruptArchiveError
+from archivestream.errors import ArchiveChangedError, CorruptArchiveError, LimitExceededError
 from archivestream.fingerprint import describe, whole_crc32
+from archivestream.limits import Limits
 from archivestream.sources import Source
 
 __all__ = [
@@ -66,6 +68,7 @@ _LARGEST_HEADER = 1 << 20
 _ALIGNMENT = 64  # of the first column
 _CODES = {"<u8": "U64", "<u4": "U32", "<u2": "U16", "|u1": "U8"}  # what safetensors calls the types
 _DIGITS = re.compile("0|[1-9][0-9]{0,18}")
+_FORMAT = re.compile("[a-z0-9]{1,20}([.][a-z0-9]{1,20}){0,2}")  # which is shown to people
 
 
 class StaleSidecar(ArchiveChangedError):
@@ -111,9 +114,8 @@ class Sidecar:
     path : Path
         Where it lies.
     columns : mapping of str to ndarray
-        Read-only, and views of the mapped file: all processes on a machine share its pages. They keep the mapping
-        alive. A sidecar is replaced and never written to, so that what is mapped stays whole; truncating one by
-        other means while it is mapped ends the process with SIGBUS.
+        Read-only, and views of one buffer, which forked processes share: whatever becomes of the file, they stay as
+        they were checked.
     metadata : Metadata
         As it was saved.
     touched : bool
@@ -130,8 +132,8 @@ class Sidecar:
 # ---- where sidecars lie -----------------------------------------------------------------------------------------
 
 
-def places(source: Source) -> list[Path]:
-    """List where the sidecar of a source may lie: beside it, and in the user's cache folder.
+def places(source: Source, *, private: bool = False) -> list[Path]:
+    """List where the sidecar of a source may lie: beside it, and in the user's cache folder; if `private`, only there.
 
     Nowhere for bytes and file objects, which no path leads back to.
     """
@@ -147,7 +149,7 @@ def places(source: Source) -> list[Path]:
     digest = hashlib.blake2b(os.fsencode(path), digest_size=16).hexdigest()
     short = os.fsdecode(os.fsencode(name)[:100])
     found = [_cache_folder() / f"{digest}-{short}{_SUFFIX}"]
-    if len(os.fsencode(name + _SUFFIX + _PARTIAL)) <= _LONGEST_NAME:
+    if not private and len(os.fsencode(name + _SUFFIX + _PARTIAL)) <= _LONGEST_NAME:
         found.insert(0, Path(folder, name + _SUFFIX))
     return found
 
@@ -198,8 +200,9 @@ def load(
     strict: bool = False,
     metadata_encoding: str | None = None,
     progress: Progress | None = None,
+    limits: Limits | None = None,
 ) -> Sidecar:
-    """Map a sidecar, and check all of it.
+    """Read a sidecar, and check all of it.
 
     Parameters
     ----------
@@ -211,6 +214,8 @@ def load(
         What it must have been made with.
     progress : callable, optional
         Called with the bytes done and their number, where the whole archive has to be read: see `Metadata.crc32`.
+    limits : Limits, optional
+        How much it may hold; default: any number of members and of bytes.
 
     Raises
     ------
@@ -220,10 +225,12 @@ def load(
         If it is of another archive or of an earlier state of this one, or made by another version or other options.
     CorruptArchiveError
         If it is damaged or contradicts itself.
+    LimitExceededError
+        If it holds more than it may, before memory is taken.
     OSError
         If it or the archive cannot be read.
     """
-    return _load(path, source, "index", strict, metadata_encoding, progress)
+    return _load(path, source, "index", strict, metadata_encoding, progress, limits, False)
 
 
 def load_any(
@@ -232,33 +239,52 @@ def load_any(
     strict: bool = False,
     metadata_encoding: str | None = None,
     progress: Progress | None = None,
+    limits: Limits | None = None,
+    private: bool = False,
 ) -> Sidecar | None:
     """Load the first valid sidecar of a source; None if there is none at all.
 
+    With `private`, it must be the user's own: see `places`.
+
     Raises
     ------
-    StaleSidecar, CorruptArchiveError, OSError
+    StaleSidecar, CorruptArchiveError, LimitExceededError, OSError
         As `load` does, of the first place, where there are some and none is valid.
     """
-    return _load_first(places(source), source, "index", strict, metadata_encoding, progress)
+    found = places(source, private=private)
+    return _load_first(found, source, "index", strict, metadata_encoding, progress, limits, private)
 
 
-def load_partial(source: Source, *, strict: bool = False, metadata_encoding: str | None = None) -> Sidecar | None:
+def load_partial(
+    source: Source,
+    *,
+    strict: bool = False,
+    metadata_encoding: str | None = None,
+    limits: Limits | None = None,
+    private: bool = False,
+) -> Sidecar | None:
     """Load what `save_partial` has left; None if it has left nothing. Raises as `load_any`."""
-    partial = [_partial(place) for place in places(source)]
-    return _load_first(partial, source, "partial", strict, metadata_encoding, None)
+    partial = [_partial(place) for place in places(source, private=private)]
+    return _load_first(partial, source, "partial", strict, metadata_encoding, None, limits, private)
 
 
 def _load_first(
-    candidates: list[Path], source: Source, kind: str, strict: bool, encoding: str | None, progress: Progress | None
+    candidates: list[Path],
+    source: Source,
+    kind: str,
+    strict: bool,
+    encoding: str | None,
+    progress: Progress | None,
+    limits: Limits | None,
+    private: bool,
 ) -> Sidecar | None:
     refusal: Exception | None = None
     for place in candidates:
         try:
-            return _load(place, source, kind, strict, encoding, progress)
+            return _load(place, source, kind, strict, encoding, progress, limits, private)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (CorruptArchiveError, OSError) as error:
+        except (CorruptArchiveError, LimitExceededError, OSError) as error:
             refusal = refusal or error
     if refusal is not None:
         raise refusal
@@ -266,7 +292,14 @@ def _load_first(
 
 
 def _load(
-    path: Path, source: Source, kind: str, strict: bool, encoding: str | None, progress: Progress | None
+    path: Path,
+    source: Source,
+    kind: str,
+    strict: bool,
+    encoding: str | None,
+    progress: Progress | None,
+    limits: Limits | None,
+    private: bool,
 ) -> Sidecar:
     # A FIFO would block here until somebody writes to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -274,6 +307,8 @@ def _load(
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _corrupt(path, "it is not a regular file")
+        if private and status.st_uid not in (os.geteuid(), 0):
+            raise _corrupt(path, "somebody else has made it")
         header, saved, start = _read_header(path, descriptor, status.st_size)
         if saved.get("version") != _VERSION:
             raise _stale(path, f"its layout is version {saved.get('version')}, not {_VERSION}")
@@ -284,14 +319,13 @@ def _load(
         metadata = _parse_metadata(path, saved, strict, encoding)
         touched = _check_archive(path, source, saved, metadata.crc32, progress)
         spans = _parse_spans(path, header, status.st_size - start)
-        # All pages at once: they are about to be read, and single faults would cost more than the checksums.
-        populate = getattr(mmap, "MAP_POPULATE", 0)
-        mapped = mmap.mmap(descriptor, status.st_size, mmap.MAP_SHARED | populate, mmap.PROT_READ)
+        _check_limits(source, spans, status.st_size - start, limits)
+        contents = _read(path, descriptor, start, status.st_size - start)
     finally:
         os.close(descriptor)
     columns = {}
     for name, (dtype, count, offset) in spans.items():
-        column = np.frombuffer(mapped, dtype, count, start + offset)
+        column = np.frombuffer(contents, dtype, count, offset) if count else np.empty(0, dtype)
         if saved.get(f"crc32:{name}") != _hex(crc32(column.data.cast("B") if count else b"")):
             raise _corrupt(path, f"the bytes of {name!r} do not have their checksum")
         columns[name] = column
@@ -301,15 +335,38 @@ def _load(
     return Sidecar(path, columns, metadata, touched)
 
 
+def _check_limits(
+    source: Source, spans: Mapping[str, tuple[np.dtype[Any], int, int]], size: int, limits: Limits | None
+) -> None:
+    members = spans["size"][1] if "size" in spans else 0
+    for what, value in (("max_members", members), ("max_index_bytes", size)):
+        if limits is not None and value > getattr(limits, what):
+            raise LimitExceededError(
+                f"the saved index has {value}, more than Limits.{what} = {getattr(limits, what)}", archive=source.name
+            )
+
+
+def _read(path: Path, descriptor: int, begin: int, size: int) -> memoryview:
+    """Read a part of a file into aligned memory."""
+    contents = memoryview(Buffer(size))
+    done = 0
+    while done < size:
+        got = os.preadv(descriptor, [contents[done : done + (1 << 30)]], begin + done)
+        if not got:
+            raise _corrupt(path, "it was truncated while it was read")
+        done += got
+    return contents.toreadonly()
+
+
 def _read_header(path: Path, descriptor: int, size: int) -> tuple[dict[str, Any], dict[str, str], int]:
     """Read and check the header: (the parsed JSON without its metadata, those, where the columns begin)."""
-    head = os.pread(descriptor, 8, 0)
+    head = bytes(_read(path, descriptor, 0, min(8, size)))
     length = int.from_bytes(head, "little")
     if len(head) < 8 or length > min(size - 8, _LARGEST_HEADER) or (8 + length) % _ALIGNMENT:
         raise _corrupt(path, "it is truncated, or no saved index")
-    text = os.pread(descriptor, length, 8)
+    text = bytes(_read(path, descriptor, 8, length))
     place = slice(len(_PREFIX), len(_PREFIX) + len(_BLANK))
-    if len(text) < length or not text.startswith(_PREFIX):
+    if not text.startswith(_PREFIX):
         raise _corrupt(path, "it is no saved index")
     blank = text[: place.start] + _BLANK + text[place.stop :]
     if text[place] != _hex(crc32(head + blank)).encode():
@@ -328,10 +385,12 @@ def _parse_metadata(path: Path, saved: Mapping[str, str], strict: bool, encoding
     layout, data_end, crc = (saved.get(key, "") for key in ("layout", "data_end", "archive_crc32"))
     if not _DIGITS.fullmatch(data_end) or layout not in {str(int(known)) for known in Layout}:
         raise _corrupt(path, "its header lacks what an index needs")
+    if not _FORMAT.fullmatch(saved.get("format", "")):
+        raise _corrupt(path, "its header does not name a format")
     if crc and not re.fullmatch("[0-9a-f]{8}", crc):
         raise _corrupt(path, "its header cannot be read")
     return Metadata(
-        format=saved.get("format", ""),
+        format=saved["format"],
         layout=Layout(int(layout)),
         data_end=int(data_end),
         strict=strict,
@@ -366,7 +425,9 @@ def _parse_spans(path: Path, header: Mapping[str, Any], size: int) -> dict[str, 
 # ---- saving -----------------------------------------------------------------------------------------------------
 
 
-def save(columns: Columns, metadata: Metadata, source: Source, path: Path | None = None) -> Path:
+def save(
+    columns: Columns, metadata: Metadata, source: Source, path: Path | None = None, *, private: bool = False
+) -> Path:
     """Save an index, whole or not at all, and return where.
 
     Parameters
@@ -379,22 +440,37 @@ def save(columns: Columns, metadata: Metadata, source: Source, path: Path | None
         The archive. It must not have changed since it was opened.
     path : Path, optional
         Default: the first of `places` that can be written to.
+    private : bool
+        Save it in the user's cache folder, for nobody else.
 
     Raises
     ------
     ArchiveChangedError
         If the archive has changed.
+    ValueError
+        If the path leads to the archive itself.
     OSError
         If it cannot be written; what was there before is untouched.
     """
-    saved = _save_first([path] if path is not None else places(source), columns, metadata, source, "index")
+    if path is not None and _is_same(path, source):
+        raise ValueError(f"{path}: this is the archive itself, which the saved index would replace")
+    candidates = [path] if path is not None else places(source, private=private)
+    saved = _save_first(candidates, columns, metadata, source, "index", private)
     drop_partial(source)
     return saved
 
 
-def save_partial(columns: Columns, metadata: Metadata, source: Source) -> Path:
+def _is_same(path: Path, source: Source) -> bool:
+    try:
+        return source.descriptor >= 0 and os.path.samestat(os.stat(path), os.fstat(source.descriptor))
+    except OSError:  # there is nothing at the path
+        return False
+
+
+def save_partial(columns: Columns, metadata: Metadata, source: Source, *, private: bool = False) -> Path:
     """Save what an unfinished scan has found, so that the next one goes on from there. Raises as `save`."""
-    return _save_first([_partial(place) for place in places(source)], columns, metadata, source, "partial")
+    candidates = [_partial(place) for place in places(source, private=private)]
+    return _save_first(candidates, columns, metadata, source, "partial", private)
 
 
 def drop_partial(source: Source) -> None:
@@ -410,7 +486,9 @@ def _partial(place: Path) -> Path:
     return place.with_name(place.name + _PARTIAL)
 
 
-def _save_first(candidates: list[Path], columns: Columns, metadata: Metadata, source: Source, kind: str) -> Path:
+def _save_first(
+    candidates: list[Path], columns: Columns, metadata: Metadata, source: Source, kind: str, private: bool
+) -> Path:
     if not candidates:
         raise FileNotFoundError(f"{source.name}: there is no place beside it for a saved index; give a path")
     header = _make_header(columns, metadata, source, kind)
@@ -426,7 +504,7 @@ def _save_first(candidates: list[Path], columns: Columns, metadata: Metadata, so
             if place.parent == _cache_folder():
                 place.parent.mkdir(parents=True, exist_ok=True)
             parts: list[Any] = [header, *(columns[name] for name in _order(columns))]
-            replace_file(place, parts, like=source.descriptor, check=check)
+            replace_file(place, parts, like=-1 if private else source.descriptor, check=check)
         except ArchiveChangedError:
             raise
         except OSError as error:

@@ -21,7 +21,7 @@ from archivestream import Archive
 OpenAs: TypeAlias = Callable[..., Archive]
 Members: TypeAlias = Sequence[tuple[str, bytes]]
 
-LONGEST = ("test_benchmarks.py", "test_packaging.py")
+LONGEST = ("test_benchmarks.py", "test_packaging.py", "test_damage.py")
 
 # How long an example takes says nothing where other tests run beside it.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

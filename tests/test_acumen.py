@@ -7,6 +7,7 @@ import functools
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,20 @@ def test_a_table_that_is_wrong(before: str, after: str, message: str, tmp_path: 
     assert str(tmp_path / "a/index.csv") in str(caught.value)
 
 
+def test_shapes_have_as_many_dimensions_as_arrays_can_have(tmp_path: Path) -> None:
+    (tmp_path / "chunks").mkdir()
+    (tmp_path / "chunks/c").touch()
+    for dimensions in (64, 65, 40_000):
+        table = f'ai:chunk_name,ai:offset_bytes,ai:size_bytes,ai:shape\nchunks/c,0,0,"({"9, " * (dimensions - 1)}0)"\n'
+        (tmp_path / "index.csv").write_text(table)
+        if dimensions == 64:
+            assert len(archivestream.open(tmp_path)) == 1
+        else:
+            with pytest.raises(CorruptArchiveError, match="has the shape") as caught:
+                archivestream.open(tmp_path)
+            assert len(str(caught.value)) < 1000
+
+
 def test_a_chunk_that_was_cut_short(tmp_path: Path) -> None:
     write(tmp_path / "a")
     os.truncate(tmp_path / "a/chunks/chunk_2.chnk", 100)
@@ -167,6 +182,18 @@ def test_limits(tmp_path: Path) -> None:
         archivestream.open(tmp_path / "a", limits=Limits(max_members=59))
     with pytest.raises(LimitExceededError, match="max_index_bytes"):
         archivestream.open(tmp_path / "a", limits=Limits(max_index_bytes=100))
+
+
+def test_limits_are_looked_at_while_the_table_is_read(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    (tmp_path / "c").write_bytes(b"")
+    table = tmp_path / "index.csv"
+    table.write_text("ai:chunk_name,ai:offset_bytes,ai:size_bytes,ai:shape\n" + "c,0,0,(0)\n" * 2_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(LimitExceededError, match="max_members = 1000"):
+        archivestream.open(table, limits=Limits(max_members=1000))
+    scale = 1 if sys.platform == "darwin" else 1024
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * scale < 4 * table.stat().st_size
 
 
 def test_another_type_than_that_of_the_values(tmp_path: Path) -> None:

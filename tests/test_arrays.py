@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zipmaker import BZIP2, DEFLATE, LZMA, METHODS, STORED, ZSTD, Entry, make
 
 import archivestream
-from archivestream import Archive, ArchiveError, CorruptArchiveError, UnsupportedFeatureError
+from archivestream import Archive, ArchiveError, CorruptArchiveError, LimitExceededError, UnsupportedFeatureError
 
 OpenAs = Callable[..., Archive]
 Array = NDArray[np.generic]
@@ -275,6 +275,15 @@ HOSTILE_HEADERS = [
     "{'descr': {'names': []}, 'fortran_order': False, 'shape': (1,), }",
     "{'descr': '" + "é" * 20,
     "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }" + " " * 70_000,
+    "{'descr': '<f4', 'fortran_order': False, 'shape': {2: 1}, }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': {2}, }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': [2], }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': b'\\x02', }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 2), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 2305843009213693951), }",
+    f"{{'descr': '<f4', 'fortran_order': False, 'shape': (0, {1 << 61}), }}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'more': [" + "[]," * (1 << 20) + "]}",
+    "1" + "+1" * (1 << 20),
 ]
 
 
@@ -283,15 +292,34 @@ def with_header(header: str, version: tuple[int, int] = (2, 0), body: bytes = by
     return b"\x93NUMPY" + bytes(version) + struct.pack("<H" if version[0] == 1 else "<L", len(encoded)) + encoded + body
 
 
+@pytest.mark.parametrize("version", [(2, 0), (3, 0)])
 @pytest.mark.parametrize("header", HOSTILE_HEADERS, ids=lambda header: header[:60])
-def test_hostile_header(header: str) -> None:
+def test_hostile_header(header: str, version: tuple[int, int]) -> None:
     for body in (bytes(8), b""):
-        bad = with_header(header, body=body)
+        bad = with_header(header, version, body)
         archive = archive_of([npy(np.zeros(2, "<f4")), bad, bad], [DEFLATE, DEFLATE, STORED])
         for keys in ([1], [2], [0, 1], [1, 2]):
             with pytest.raises(ValueError, match=r"[12]\.npy") as caught:
                 archive.read_arrays(keys)
             assert isinstance(caught.value, ArchiveError) or keys == [0, 1]
+
+
+def test_the_longest_header() -> None:
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
+    good = [with_header(header.ljust(10_000), version) for version in ((1, 0), (2, 0), (3, 0))]
+    archive = archive_of(good, METHODS)
+    assert_same(archive.read_arrays([0, 1, 2]), [npy(np.zeros(2, "<f4"))] * 3)
+    for version in ((1, 0), (2, 0), (3, 0)):
+        with pytest.raises(CorruptArchiveError, match=r"0\.npy.*has 10001 bytes"):
+            archive_of([with_header(header.ljust(10_001), version)], METHODS).read_arrays([0])
+
+
+def test_arrays_of_nothing_that_are_too_many() -> None:
+    empty = with_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': (0, {1 << 58}), }}", body=b"")
+    archive = archive_of([empty] * 16, [STORED])
+    assert archive.read_arrays([0]).shape == (1, 0, 1 << 58)
+    with pytest.raises(LimitExceededError, match=r"0\.npy.*more than one array holds"):
+        archive.read_arrays(range(16))
 
 
 ENDLESS = """

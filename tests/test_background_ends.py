@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from generators import (
     BOTH,
@@ -118,6 +121,28 @@ def test_a_process_that_is_stopped_is_killed() -> None:
         items = background(sized, **FORK)
         os.kill(next(items), signal.SIGSTOP)
         items.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds to RLIMIT_AS")
+def test_an_item_that_does_not_fit_into_memory() -> None:
+    """The rest of it is in the pipe, and is no message."""
+
+    def large() -> Iterator[Any]:
+        yield os.getpid()
+        yield np.zeros(1 << 31, np.uint8)
+
+    items = background(large, maxsize=1, **FORK)
+    child = next(items)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), before[1]))
+    try:
+        with pytest.raises(MemoryError):
+            next(items)
+        items.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert not is_alive(child)
 
 
 def test_a_thread_that_never_yields_is_warned_of(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import archivestream
 from archivestream import Archive, Cache, CorruptArchiveError
 from archivestream._native.memberstore import MemberStore
 from archivestream._native.memberview import MemberView
+from archivestream.index import Index
 
 POLICIES = ["keep", "lru"]
 SHARED = [False] if sys.platform == "darwin" else [False, True]
@@ -403,17 +405,69 @@ def test_threads_that_read_and_clear(path: Path, shared: bool) -> None:
 
 
 def test_archives_share_a_cache(path: Path, tmp_path: Path, shared: bool) -> None:
-    copy = tmp_path / "copy.zip"
-    copy.write_bytes(path.read_bytes())
+    link = tmp_path / "link.zip"
+    link.symlink_to(path)
     other = tmp_path / "other.zip"
     other.write_bytes(zip_of({f"m{i}": data[::-1] for i, data in enumerate(MEMBERS)}))
     with Cache(1 << 20, shared=shared) as cache:
-        first, same, differs = (archivestream.open(one, cache=cache) for one in (path, copy, other))
+        first, same, differs = (archivestream.open(one, cache=cache) for one in (path, link, other))
         assert first.read_many(range(N)) == MEMBERS
         assert same.read_many(range(N)) == MEMBERS
         assert (cache.stats.hits, cache.stats.misses) == (N, N)
         assert differs.read_many(range(N)) == [data[::-1] for data in MEMBERS]
         assert cache.stats.misses == 2 * N
+
+
+def forge(data: bytes, crc32: int) -> bytes:
+    """Append four bytes that give it a CRC-32: backwards through the table, by the high bytes of its entries."""
+    table = [zlib.crc32(bytes([i])) ^ zlib.crc32(b"\0") for i in range(256)]
+    by_high_byte = {value >> 24: i for i, value in enumerate(table)}
+    wanted, steps = crc32 ^ 0xFFFFFFFF, []
+    for _ in range(4):
+        steps.append(by_high_byte[wanted >> 24])
+        wanted = (wanted ^ table[steps[-1]]) << 8 & 0xFFFFFFFF
+    state = zlib.crc32(data) ^ 0xFFFFFFFF
+    for step in reversed(steps):
+        data += bytes([step ^ state & 255])
+        state = state >> 8 ^ table[step]
+    return data
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.zst", "tar.gz"])
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_one_archive_cannot_pass_for_another(tmp_path: Path, kind: str, where: str, shared: bool) -> None:
+    # Names, places, sizes and CRC-32 are the same, of the ends of the files, and the time of modification.
+    ends = {"0": random.Random(0).randbytes(100_000), "2": random.Random(2).randbytes(100_000)}
+    good = b"label=benign; " * 100 + b"good"
+    hostile = forge(b"label=hostile " * 100, zlib.crc32(good))
+    with Cache(1 << 20, shared=shared) as cache:
+        for number, label in enumerate((hostile, good)):
+            data = MAKERS[kind]({"0": ends["0"], "1": label, "2": ends["2"]})
+            opened: Any = data
+            if where == "file":
+                opened = tmp_path / f"{number}.{kind}"
+                opened.write_bytes(data)
+                os.utime(opened, ns=(1, 1))
+            with archivestream.open(opened, cache=cache, index="memory") as archive:
+                assert archive["1"] == label
+
+
+def test_a_damaged_copy_that_nobody_verifies_is_not_for_others(path: Path, shared: bool) -> None:
+    good = zip_of({"a": b"benign"})
+    at = good.find(zlib.compress(b"benign", 6, -zlib.MAX_WBITS))
+    assert at > 0
+    damaged = good[:at] + zlib.compress(b"broken", 6, -zlib.MAX_WBITS) + good[at + 8 :]
+    with Cache(1 << 20, shared=shared) as cache:
+        for data, expected in ((damaged, b"broken"), (good, b"benign")):
+            with archivestream.open(data, cache=cache, verify=False) as archive:
+                assert archive["a"] == expected
+
+
+def test_fingerprints_of_columns_that_run_into_each_other() -> None:
+    def index(names: bytes, offset: bytes) -> Index:
+        return Index({"names": names, "name_offset": bytes(8), "offset": offset}, data_end=[0])
+
+    assert index(b"a" * 8, b"b" * 8).fingerprint() != index(b"a" * 8 + b"b" * 8, b"").fingerprint()
 
 
 def test_what_was_not_verified_is_not_for_those_who_verify(path: Path, shared: bool) -> None:
@@ -557,6 +611,34 @@ def test_a_claim_that_is_dropped_is_free_again() -> None:
     waiting.join(10)
     assert not waiting.is_alive()
     assert view.claim(np.arange(2), np.full(2, 10, np.uint64)).own == [0, 1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space can be limited on Linux only")
+def test_without_memory_nothing_is_kept_and_nothing_lost() -> None:
+    code = """
+import resource, sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from archivestream._native.memberstore import MemberStore
+from archivestream._native.memberview import MemberView
+view = MemberView(MemberStore(1 << 30, False), b"x" * 16)
+data, n = np.zeros(1 << 20, np.uint8), 800
+before = resource.getrlimit(resource.RLIMIT_AS)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+for limit in ((used + (64 << 20), before[1]), before):
+    with view.claim(np.arange(n), np.full(n, 1 << 20, np.uint64)) as claim:
+        starts, sizes = np.zeros(len(claim.own), np.int64), np.full(len(claim.own), 1 << 20, np.uint64)
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+        claim.store_from(data, starts, sizes)
+        print(sum(view.get(i) is not None for i in range(n)))
+"""
+    command = [sys.executable, "-c", code, str(Path(archivestream.__file__).parents[1])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    few, all_of_them = map(int, done.stdout.split())
+    assert 0 <= few < 100
+    assert all_of_them == 800  # what was reserved in vain is free again
 
 
 def test_ctrl_c_reaches_one_who_waits() -> None:

@@ -301,6 +301,15 @@ def test_no_samples() -> None:
             dataset[0]
 
 
+@pytest.mark.parametrize("index", [2**64 - 1, 2**63])
+def test_numbers_beyond_those_of_samples(path: Path, index: int) -> None:
+    """Are not taken for those from the end."""
+    dataset = ArchiveDataset(path)
+    with pytest.raises(IndexError, match=f"sample {index} of a dataset"):
+        dataset.__getitems__(np.array([0, index], np.uint64))  # type: ignore[arg-type]
+    assert dataset.__getitems__(np.array([0], np.uint64)) == dataset.__getitems__([0])  # type: ignore[arg-type]
+
+
 def test_a_view_as_input(path: Path) -> None:
     archive = archivestream.open(path)
     dataset = ArchiveDataset(archive.select(slice(None, None, -2)), labels="folder")

@@ -7,6 +7,7 @@ import gc
 import gzip
 import mmap
 import random
+import subprocess
 import sys
 import threading
 import tracemalloc
@@ -494,6 +495,33 @@ def test_the_check_itself_sees_a_gil_that_is_kept():
 )
 def test_gil_is_released(call):
     assert lets_others_run(call)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space can be limited on Linux only")
+def test_no_memory_is_not_said_to_be_damage():
+    code = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from archivestream import deflate
+packed = deflate.deflate_compress(b"plain")
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used, used))
+taken = []
+for size in (1 << 20, 1 << 16, 1 << 13, 1 << 11):  # no room is left for a decompressor
+    try:
+        while True:
+            taken.append(bytes(size))
+    except MemoryError:
+        pass
+try:
+    deflate.deflate_decompress(packed, 5)
+except MemoryError:
+    print("no memory")
+"""
+    command = [sys.executable, "-c", code, str(Path(ours.__file__).parents[1])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("no memory\n", "")
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gzip
 import os
 import random
 import signal
 import stat
 import subprocess
 import sys
+import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zstandard
 from zipmaker import DEFLATE, METHODS, STORED, ZSTD, Entry, make, unicode_path
 
 import archivestream
-from archivestream import Archive, ArchiveError, CorruptArchiveError, EncryptedMemberError, UnsupportedFeatureError
+from archivestream import (
+    Archive,
+    ArchiveError,
+    CorruptArchiveError,
+    EncryptedMemberError,
+    UnsupportedFeatureError,
+    sidecar,
+)
+from archivestream._native.columns import MemberFlag
+from archivestream.sources import LocalSource
 
 OpenAs = Callable[..., Archive]
 
@@ -170,6 +185,29 @@ def test_names_cut_at_a_nul(around: Path) -> None:
     assert tree(around / "target") == {}
 
 
+def test_a_nul_in_a_name_of_a_saved_index(around: Path, tmp_path: Path) -> None:
+    """In a ZIP and a tar, names end there; a saved index has them as they are, and their bytes beside them."""
+    path = tmp_path / "two.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("aa", "bbb"):
+            tar.addfile(tarfile.TarInfo(name))
+    source = LocalSource(path)
+    archivestream.open(path).close()
+    saved = sidecar.load_any(source)
+    assert saved is not None
+    columns = {name: column.copy() for name, column in saved.columns.items()}
+    columns["names"][3] = 0
+    columns["flags"][1] |= int(MemberFlag.RAW_NAME_BIT)
+    columns |= {"raw_member": np.array([1], np.uint32), "raw_offset": np.array([0, 1], np.uint64)}
+    columns["raw_names"] = np.frombuffer(b"b", np.uint8)
+    sidecar.save(columns, saved.metadata, source)
+    archive = archivestream.open(path, index="require")
+    assert list(archive.names) == ["aa", "b\0b"]
+    with pytest.raises(UnsupportedFeatureError, match="NUL"):
+        archive.extract(path=around / "target")
+    assert tree(around / "target") == {}
+
+
 def test_name_in_a_unicode_path_field(around: Path) -> None:
     bad = Entry(b"good", b"x", extra=unicode_path(b"../outside/file", b"good"))
     with pytest.raises(UnsupportedFeatureError, match="outside"):
@@ -284,6 +322,21 @@ def test_folder_in_place_of_keys(around: Path) -> None:
     for wrong in (str(around / "target"), around / "target"):
         with pytest.raises(TypeError, match="path="):
             archive_of("a").extract(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems hold names of UTF-8 alone")
+@pytest.mark.parametrize(("suffix", "compress"), [(b".zst", zstandard.compress), (b".gz", gzip.compress)])
+def test_a_compressed_file_whose_name_is_not_utf8(around: Path, suffix: bytes, compress: Callable[..., bytes]) -> None:
+    raw = b"\xe9t\xe9 \xff"
+    path = os.fsencode(around / "target") + b"/" + raw
+    with open(path + suffix, "wb") as file:
+        file.write(compress(b"contents"))
+    archive = archivestream.open(os.fsdecode(path + suffix), index="memory")
+    assert list(archive.names) == [os.fsdecode(raw)]
+    assert archive[raw] == archive[os.fsdecode(raw)] == b"contents"
+    assert archive.extract([raw], around / "target") == [Path(os.fsdecode(path))]
+    with open(path, "rb") as file:
+        assert file.read() == b"contents"
 
 
 def test_names_that_the_file_system_cannot_have(around: Path) -> None:
@@ -422,3 +475,30 @@ def test_full_disk(small_disk: Path, size: int, method: int) -> None:
         archive.extract(path=small_disk)
     assert caught.value.errno == errno.ENOSPC
     assert tree(small_disk) == {"small": b"x"}, "no half a file is left"
+
+
+def test_folders_that_become_links_meanwhile(around: Path) -> None:
+    """Somebody renames a folder in the target, and puts a link there, again and again: nothing is written outside."""
+    archive = archive_of(*(f"d/{i:04d}" for i in range(2000)))
+    swap = (
+        "import os, sys\n"
+        "target, outside = sys.argv[1:]\n"
+        "os.makedirs(f'{target}/d', exist_ok=True)\n"
+        "print(flush=True)\n"
+        "while True:\n"
+        "    try:\n"
+        "        os.rename(f'{target}/d', f'{target}/e')\n"
+        "        os.symlink(outside, f'{target}/d')\n"
+        "        os.unlink(f'{target}/d')\n"
+        "        os.rename(f'{target}/e', f'{target}/d')\n"
+        "    except OSError:\n"
+        "        os.makedirs(f'{target}/d', exist_ok=True)\n"
+    )
+    command = [sys.executable, "-c", swap, str(around / "target"), str(around / "outside")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                archive.extract(path=around / "target", overwrite=True)
+        other.kill()

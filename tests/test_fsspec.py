@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -472,3 +473,21 @@ def test_other_libraries_read_through_it(tmp_path: Path) -> None:
     path = write(tmp_path, {"t/labels.csv": table.to_csv(index=False).encode(), "t/labels.parquet": table.to_parquet()})
     for name, read in (("csv", pandas.read_csv), ("parquet", pandas.read_parquet)):
         pandas.testing.assert_frame_equal(read(f"archivestream://t/labels.{name}::{path}"), table)
+
+
+def test_folders_take_no_memory_out_of_proportion(tmp_path: Path) -> None:
+    """Of each of these names, 100 folders, whose paths are fifty times as long as the name."""
+    count = 300
+    names = ["/".join([f"{i:05d}" + "x" * 630, *["y" * 640] * 98, "f"]) for i in range(count)]
+    plain = {f"plain/{i}/{j}.txt": b"" for i in range(200) for j in range(5)}
+    fs = ArchiveFileSystem(write(tmp_path, {**plain, **dict.fromkeys(names, b"hostile")}))
+    tracemalloc.start()
+    try:
+        with pytest.warns(ArchiveWarning, match=r"of the members have no path"):
+            fs.ls("")
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < (64 << 20) + 8 * sum(map(len, names))  # of one GB
+    assert len(fs.glob("plain/**/*.txt")) == len(plain)
+    assert fs.cat(names[-1]) == b"hostile"  # by its name, all the same

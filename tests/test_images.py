@@ -17,6 +17,8 @@ from samples import KINDS, MAKERS, zip_of
 import archivestream
 from archivestream import Archive, CorruptArchiveError, LimitExceededError, MemberNotFoundError
 from archivestream.decoding import ImageDecoder
+from archivestream.images import decode_pil
+from archivestream.jpeg import check_scans
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("simplejpeg")
@@ -297,6 +299,72 @@ def test_a_broken_image_does_no_harm_to_others(size: tuple[int, int] | None, thr
             with pytest.raises(expected, match=f"member '{2 * place}.img'"):
                 archive.read_images([1, 2 * place, 3], size=size)
             assert data == files[2 * place]
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+def with_scans(scans: int, between: bytes = b"", *, progressive: bool = True, side: int = 13_000) -> bytes:
+    """A grey JPEG, as large as images may be, whose scans, but for the first one, have a few bytes and do nothing."""
+    tables = segment(0xDB, bytes([0] + [1] * 64))
+    tables += segment(0xC4, bytes([0x00, 1] + [0] * 15 + [0])) + segment(0xC4, bytes([0x10, 1] + [0] * 15 + [0xE0]))
+    frame = segment(0xC2 if progressive else 0xC1, struct.pack(">BHHB", 8, side, side, 1) + bytes([1, 0x11, 0]))
+    first = segment(0xDA, bytes([1, 1, 0, 0, 0 if progressive else 63, 0])) + bytes(((side + 7) // 8) ** 2 // 8 + 1)
+    others = (between + segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) + b"\0") * (scans - 1)
+    return b"\xff\xd8" + tables + frame + first + others + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        b"",
+        b"\xff" * 5,  # fill bytes
+        b"no marker",  # which libjpeg passes over
+        b"\xff\x00\xff\xd3\xff\x01",  # a coded byte, a restart, a marker without a segment
+        b"\xff\x02\xff\xff",  # a reserved one, which a decoder that looks for a restart passes over
+        segment(0xFE, b"a comment"),
+        b"\xff\xfe\0\0",  # of an impossible length
+    ],
+)
+def test_scans_that_do_nothing_are_bounded(between: bytes) -> None:
+    bomb = with_scans(200, between)
+    with pytest.raises(LimitExceededError, match="more than 33 scans"):
+        ImageDecoder()(memoryview(bomb))
+    archive = archive_of(encoded(PHOTO), bomb)
+    errors: dict[int, Exception] = {}
+    images = archive.read_images([0, 1], size=(48, 64), errors=errors)
+    assert np.array_equal(images[0], by_pillow(encoded(PHOTO)))
+    assert list(errors) == [1]
+    assert isinstance(errors[1], LimitExceededError)
+
+
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")
+def test_scans_are_bounded_before_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = with_scans(200)
+    with pytest.raises(LimitExceededError, match="more than 33 scans"):
+        decode_pil(memoryview(bomb))
+    # Left to Pillow, as libjpeg-turbo finds no header of its own in front.
+    with pytest.raises(LimitExceededError, match="more than 33 scans"):
+        ImageDecoder()._read(memoryview(bomb))
+    head = b"BLP1" + struct.pack("<2I2I2i", 0, 0, 8, 8, 4, 0) + struct.pack("<16I", 160, *[0] * 15)
+    game = head + struct.pack("<16I", len(bomb), *[0] * 15) + struct.pack("<I", 0) + bomb
+    for decode in (decode_pil, ImageDecoder()):
+        with pytest.raises(LimitExceededError, match="more than 32 scans"):
+            decode(memoryview(game))
+
+
+def test_as_many_scans_as_images_have() -> None:
+    thumbnail = b"\xff\xda" * 3000  # what stands in a segment, or behind the end, is none
+    for options in ({}, {"progressive": True}):
+        data = encoded(PHOTO, **options)
+        data = data[:2] + segment(0xE7, thumbnail) + data[2:] + thumbnail
+        assert np.array_equal(ImageDecoder()(memoryview(data)), by_pillow(encoded(PHOTO, **options)))
+    # A small one may have as many as libjpeg-turbo's own tests allow; whatever they do to it is not our affair.
+    for scans, progressive in ((500, True), (10, False)):
+        check_scans(memoryview(with_scans(scans, progressive=progressive, side=64)), 64 * 64, 1 << 24)
+    with pytest.raises(LimitExceededError, match="more than 500"):
+        check_scans(memoryview(with_scans(501, side=64)), 64 * 64, 1 << 24)
 
 
 def test_the_first_broken_one_is_raised() -> None:

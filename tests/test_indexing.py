@@ -114,6 +114,26 @@ def test_what_is_saved_and_used(tmp_path, kind, cache_folder):
     told.check()
 
 
+@pytest.mark.parametrize("kind", WORK)
+def test_a_private_index(tmp_path, kind, cache_folder):
+    """Is in the user's cache folder, and for nobody else; one beside the archive is neither used nor written."""
+    path = put(tmp_path, kind)
+    Path(f"{path}.asidx").write_bytes(b"of somebody else")
+    for _ in range(2):
+        with archivestream.open(path, index="private") as archive:
+            [saved] = map(Path, archive.summary().saved_indexes)
+            assert list(archive) == contents(kind)
+    assert saved.is_relative_to(cache_folder)
+    assert saved.stat().st_mode & 0o777 == 0o600
+    assert Path(f"{path}.asidx").read_bytes() == b"of somebody else"
+    if os.getuid() == 0:
+        os.chown(saved, 65534, 65534)
+        with pytest.raises(CorruptArchiveError, match="somebody else"):
+            sidecar.load_any(LocalSource(path), private=True)
+        assert saved_by(path, index="private") == [str(saved)]  # anew
+        assert saved.stat().st_uid == 0
+
+
 def test_a_saved_index_is_all_that_opening_reads(tmp_path):
     """Of an archive that is sound where it is looked at, and nowhere else."""
     members = {"a": text(3_000_000), "b": b"b" * 70_000}
@@ -142,6 +162,35 @@ def test_save_index_to_a_path(tmp_path, kind):
     (tmp_path / "elsewhere").rename(f"{path}.asidx")
     with archivestream.open(path, index="require") as archive:
         assert list(archive) == contents(kind)
+
+
+@pytest.mark.parametrize("how", ["itself", "symbolic link", "hard link"])
+def test_the_archive_is_not_saved_over(tmp_path, how):
+    path = put(tmp_path, "tar")
+    target = path if how == "itself" else tmp_path / "elsewhere"
+    if how == "symbolic link":
+        target.symlink_to(path)
+    elif how == "hard link":
+        target.hardlink_to(path)
+    before = path.read_bytes()
+    with archivestream.open(path, index="memory") as archive, pytest.raises(ValueError, match="the archive itself"):
+        archive.save_index(target)
+    assert path.read_bytes() == target.read_bytes() == before
+    assert target.is_symlink() == (how == "symbolic link")
+
+
+def test_an_archive_that_changes_while_it_is_compared(tmp_path):
+    """With an index that is of it as it was before that."""
+    path = put(tmp_path, "tar.zst")
+    saved_by(path)
+    os.utime(path, (1, 1))
+
+    def change(done: int, total: int) -> None:
+        if done == total:
+            os.utime(path, (2, 2))
+
+    with pytest.raises(ArchiveChangedError, match="written to"):
+        archivestream.open(path, progress=change)
 
 
 def test_save_the_indexes_of_a_set(tmp_path):
@@ -557,12 +606,6 @@ def test_an_interrupted_build_goes_on(long, tmp_path):
         with contextlib.closing(LocalSource(path)) as source:
             kept.append(len(sidecar.load_partial(source).columns["block_start"]))
     assert 1 <= kept[0] < kept[1] == kept[2] < kept[3]
-    # What is kept is not made again: were it wrong, it would be wrong in the index.
-    with contextlib.closing(LocalSource(path)) as source:
-        saved = sidecar.load_partial(source)
-        columns = {name: column.copy() for name, column in saved.columns.items()}
-        columns["block_crc32"][0] ^= 1
-        sidecar.save_partial(columns, saved.metadata, source)
     with archivestream.open(path) as archive:
         assert archive["15"] == long[1][-3_000_000:]
     assert final.exists()
@@ -571,9 +614,29 @@ def test_an_interrupted_build_goes_on(long, tmp_path):
     final.unlink()
     assert read_all(path) == long[1]
     anew = sidecar.load_any(LocalSource(path)).columns
-    assert resumed["block_crc32"][0] == anew["block_crc32"][0] ^ 1
     for name, column in anew.items():
-        assert np.array_equal(resumed[name][name == "block_crc32" :], column[name == "block_crc32" :]), name
+        assert np.array_equal(resumed[name], column), name
+
+
+@pytest.mark.parametrize("column", ["block_crc32", "block_size", "block_offset", "aux"])
+def test_a_partial_index_of_other_bytes(long, tmp_path, column):
+    """As after a change within the archive that left its time as it was: what was kept is compared, and goes."""
+    path = Path(shutil.copy(long[0], tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        archivestream.open(path, progress=Interrupt(0.6))
+    with contextlib.closing(LocalSource(path)) as source:
+        saved = sidecar.load_partial(source)
+        columns = {name: values.copy() for name, values in saved.columns.items()}
+        assert len(columns[column]) > 2
+        if column == "block_size":
+            columns["block_start"][1] += 1
+            columns["block_size"][:2] += np.array([1, -1]).astype(np.uint64)
+        else:
+            columns[column][len(columns[column]) // 4] ^= 1
+        sidecar.save_partial(columns, saved.metadata, source)
+    assert read_all(path) == long[1]
+    assert read_all(path, index="require") == long[1]
+    assert not Path(f"{path}.asidx.part").exists()
 
 
 def test_the_partial_index_of_another_archive(long, tmp_path):
@@ -604,6 +667,13 @@ def test_the_partial_index_of_another_archive(long, tmp_path):
             sidecar.save_partial(columns, saved.metadata, source)
             assert read_all(path) == long[1], name
             Path(f"{path}.asidx").unlink()
+        for name in ("block_offset", "block_compressed_size"):  # of one that was done
+            for value in (path.stat().st_size, 1 << 63, (1 << 64) - 1):
+                columns = {key: column.copy() for key, column in saved.columns.items()}
+                columns[name][0] = value
+                sidecar.save_partial(columns, saved.metadata, source)
+                assert read_all(path) == long[1], (name, value)
+                Path(f"{path}.asidx").unlink()
 
 
 @pytest.mark.parametrize("kind", WORK)

@@ -103,6 +103,14 @@ def test_labels_of_no_kind(wrong: list[Any]) -> None:
         ArchiveDataset(zip_of(files()), labels=dict(zip(NAMES, wrong, strict=True)))
 
 
+@pytest.mark.parametrize(
+    "wrong", [[1, 2, 3, 2**63], [1, 2, 3, -(10**400)], [np.uint64(2**63)] * 4, [1.5, 2, 3, 10**400]]
+)
+def test_labels_that_are_too_large(wrong: list[Any]) -> None:
+    with pytest.raises(ValueError, match="of 64 bits, or floats: one of them is larger"):
+        ArchiveDataset(zip_of(files()), labels=dict(zip(NAMES, wrong, strict=True)))
+
+
 def test_samples_without_a_label() -> None:
     with pytest.raises(ValueError, match=r"2 samples have no label in labels: 'train/b/2\.jpg', 'train/a/3\.x\.jpg'$"):
         ArchiveDataset(zip_of(files()), labels={NAMES[0]: 1, NAMES[3]: 2, "other": 3})

@@ -51,6 +51,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "extraction",
         "npy",
         "mapping",
+        "jpeg",
         "images",
         "file_types",
         "verification",

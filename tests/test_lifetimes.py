@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import samples
 
 import archivestream
 from archivestream import Archive, CorruptArchiveError
@@ -216,6 +217,24 @@ def test_closing_with_batches_pending(path: Path, tmp_path: Path) -> None:
             with pytest.raises(ValueError, match="closed"):
                 archive.submit([0])
             del archive, pending
+
+
+@needs_proc
+@pytest.mark.parametrize("kind", samples.KINDS)
+def test_a_closed_archive_holds_no_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    path.write_bytes(samples.MAKERS[kind](samples.make_members([3000])))
+
+    def is_open() -> bool:
+        links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+        return any(os.path.realpath(link) == str(path) for link in links)
+
+    with archivestream.open(path) as archive:
+        assert len(archive[0]) >= 3000
+        view = archive[:1]
+        assert is_open()
+    assert not is_open()
+    assert (len(view), len(archive)) == (1, 1)  # while both are there
 
 
 @needs_proc

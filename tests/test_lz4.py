@@ -12,6 +12,7 @@ from zipmaker import DEFLATE, STORED, Entry, make
 
 import archivestream
 from archivestream import CorruptArchiveError, LimitExceededError, Limits, UnsupportedFeatureError
+from archivestream.member_io import open_member
 
 block = pytest.importorskip("lz4.block")
 
@@ -141,3 +142,17 @@ def test_without_the_package(tmp_path: Path) -> None:
         f"{UnsupportedFeatureError.__name__} {path}: member 'lz4.txt': compression method 30 (lz4) needs a package: "
         "pip install 'archivestream[lz4]'",
     ]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_checks_of_what_nobody_verified(monkeypatch: pytest.MonkeyPatch, cached: bool) -> None:
+    wrong = Entry(b"a", text(3000), LZ4, compress(b"x" + text(3000)[1:]))
+    cache = archivestream.Cache(1 << 20) if cached else None
+    with archivestream.open(make(wrong), verify=False, cache=cache) as archive:
+        assert archive["a"].startswith(b"x")
+        reader = archive._shared.reader
+        assert open_member(reader, 0).read() == archive["a"]
+        with pytest.raises(CorruptArchiveError, match="CRC-32"):
+            open_member(reader, 0, verify=True)
+        monkeypatch.setattr("archivestream.verification._BATCH_BYTES", 1000)  # a large member
+        assert "CRC-32" in str(archive.verify().errors[0])

@@ -14,7 +14,8 @@ import pytest
 from samples import KINDS, MAKERS, zip_of
 
 import archivestream
-from archivestream import ArchiveError, CorruptArchiveError, Manifest
+from archivestream import ArchiveError, CorruptArchiveError, Manifest, sidecar
+from archivestream.sources import LocalSource
 
 ROOT = Path(archivestream.__file__).parent.parent
 FILES = {f"{split}/{label}/{i}.txt": b"%d" % i for split in ("train", "val") for label in "ab" for i in range(20)}
@@ -52,6 +53,32 @@ def test_every_kind_of_archive_is_opened_by_name(kind: str, tmp_path: Path) -> N
         assert dict(zip(archive.names, archive, strict=True)) == FILES
     with pytest.raises(KeyError, match="none"):
         manifest["none"]
+
+
+def test_a_saved_index_that_came_along_is_not_trusted(tmp_path: Path) -> None:
+    """It says where members lie, and what is verified are the bytes of the archive."""
+    path = tmp_path / "members.tar"
+    path.write_bytes(MAKERS["tar"]({"cat": b"meow", "dog": b"woof"}))
+    text = f'[pinned]\npath = "members.tar"\nsha256 = "{digest(path)}"\n[other]\npath = "members.tar"\n'
+    manifest = Manifest(write(tmp_path, text))
+    archivestream.open(path).close()
+    source = LocalSource(path)
+    saved = sidecar.load_any(source)
+    assert saved is not None
+    columns = {**saved.columns, "offset": saved.columns["offset"][::-1].copy()}
+    planted = sidecar.save(columns, saved.metadata, source)
+    before = planted.read_bytes()
+    manifest["pinned"].verify()
+    for _ in range(2):  # the second time by an index of our own
+        with manifest["pinned"].open() as archive:
+            assert [archive["cat"], archive["dog"]] == [b"meow", b"woof"]
+            assert archive.summary().saved_indexes == [str(sidecar.places(source)[1])]
+            assert pickle.loads(pickle.dumps(archive))["cat"] == b"meow"
+    assert planted.read_bytes() == before
+    with manifest["pinned"].open(index="require") as archive:
+        assert archive["cat"] == b"woof"
+    with manifest["other"].open() as archive:
+        assert archive.summary().saved_indexes == [str(planted)]
 
 
 def test_patterns_and_lists(tmp_path: Path, shards: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -27,6 +29,7 @@ from archivestream._native.cache import BlockCache
 from archivestream._native.codecs import Status
 from archivestream._native.columns import Layout
 from archivestream._native.engine import Reader
+from archivestream._native.files import compare_words
 from archivestream._native.names import NameTable
 from archivestream._native.view import IndexView
 from archivestream.formats import read_index
@@ -57,6 +60,7 @@ def make_reader(data: bytes, threads: int = 3, **columns: Any) -> tuple[Reader, 
         [(-1, source.memory, source.size, index.data_end[0], Layout.ENTRIES, 0)],
         source,
         largest=1 << 30,
+        max_window=1 << 20,
         strict=False,
         allow_overlap=False,
     )
@@ -72,6 +76,7 @@ def make_view(columns: dict[str, Any], first_member: NDArray[np.uint64]) -> Inde
         [(-1, b"", 0, 0, Layout.ENTRIES, 0)],
         None,
         largest=1,
+        max_window=1,
         strict=False,
         allow_overlap=False,
     )
@@ -224,7 +229,9 @@ MISUSE = {
     "more input than blocks": "reader.read_many(np.arange(1), [bytes(9)] * 100_000)",
     "a pending read of nothing": "PendingRead().wait()",
     "a buffer without memory": "bytes(Buffer(1 << 20, _adopting=True))",
-    "no offsets": "NameTable(b'', np.empty(0, np.uint64))",
+    "as many begins as ends": "NameTable(b'', np.empty(0, np.uint64), np.empty(1, np.uint64))",
+    "names that lie nowhere": "NameTable(b'ab', np.array([1], np.uint64), np.array([3], np.uint64))",
+    "names that end before they begin": "NameTable(b'ab', np.array([2], np.uint64), np.array([1], np.uint64))",
 }
 
 
@@ -233,9 +240,11 @@ def test_misuse_is_an_exception(code: str) -> None:
     # In a process of its own, since what is to be ruled out is a crash.
     script = f"""
 import sys
+import tempfile
 sys.path[:0] = [{str(Path(archivestream.__file__).parents[1])!r}, {str(Path(__file__).parent)!r}]
 import numpy as np
 from archivestream._native.buffers import Buffer
+from archivestream._native.files import compare_words
 from archivestream._native.names import NameTable
 from archivestream._native.work import PendingRead
 from test_native import make_reader, make_zip
@@ -392,7 +401,7 @@ def test_large_stored_members_are_read_to_their_place(tmp_path: Path) -> None:
 def test_the_name_table_is_a_dict(names: list[str], others: list[str]) -> None:
     encoded = [name.encode() for name in names]
     offsets = np.cumsum([0, *map(len, encoded)]).astype(np.uint64)
-    table = NameTable(b"".join(encoded), offsets)
+    table = NameTable(b"".join(encoded), offsets[:-1], offsets[1:])
     expected = {name: position for position, name in enumerate(names)}
     for name in [*names, *others, ""]:
         assert table.find(name) == expected.get(name, -1)
@@ -403,7 +412,8 @@ def test_the_name_table_is_a_dict(names: list[str], others: list[str]) -> None:
 def test_names_of_all_kinds() -> None:
     names = [f"{i:x}" * (i % 5) for i in range(100_000)]
     encoded = [name.encode() for name in names]
-    table = NameTable(b"".join(encoded), np.cumsum([0, *map(len, encoded)]).astype(np.uint64))
+    offsets = np.cumsum([0, *map(len, encoded)]).astype(np.uint64)
+    table = NameTable(b"".join(encoded), offsets[:-1], offsets[1:])
     expected = {name: position for position, name in enumerate(names)}
     assert table.duplicates == len(names) - len(expected)
     assert all(table.find(name) == position for name, position in expected.items())
@@ -416,9 +426,38 @@ def test_names_of_all_kinds() -> None:
 
 
 def test_no_names() -> None:
-    table = NameTable(b"", np.zeros(1, np.uint64))
+    table = NameTable(b"", np.empty(0, np.uint64), np.empty(0, np.uint64))
     assert table.find("") == table.find("a") == -1
     assert table.duplicates == 0
+
+
+# Numbers in files
+
+
+@given(
+    st.lists(st.sampled_from([0, 1, 4, 9, 4000, 4096, 4097, 70_000]), max_size=60),
+    st.booleans(),
+    st.none() | st.integers(0, 59),
+)
+@settings(deadline=None)
+def test_numbers_at_places_of_a_file(steps: list[int], backwards: bool, wrong: int | None) -> None:
+    places = np.cumsum(steps, dtype=np.uint64)
+    if backwards:
+        places = places[::-1].copy()
+    data = random.Random(1).randbytes(int(places.max(initial=0)) + 4)
+    expected = np.array([int.from_bytes(data[at : at + 4], "little") for at in places.tolist()], np.uint32)
+    count, status = len(places), 0
+    if wrong is not None and wrong < len(places):
+        expected[wrong] ^= 1 << 9
+        count, status = wrong, errno.EILSEQ
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        assert compare_words(file.fileno(), places, expected) == (count, status)
+        if len(places):  # the file ends within one of them
+            places[-1] = len(data) - 3
+            count = min(count, len(places) - 1)
+            assert compare_words(file.fileno(), places, expected) == (count, errno.EILSEQ)
 
 
 # Buffers

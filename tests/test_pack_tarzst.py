@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import zipmaker
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packtools import content, make_tree, run, same_tree, text
 
 import archivestream
-from archivestream import TarZstPacker, pack
+from archivestream import ShardPacker, TarZstPacker, UnsupportedFeatureError, pack
 from archivestream.packing import tarzst
 from archivestream.packing.entries import Entry
 
@@ -194,9 +195,9 @@ def test_headers_are_those_of_tarfile(name: str, size: int, seconds: int) -> Non
     info = tarfile.TarInfo(name)
     info.mode, info.mtime = 0o4751, seconds
     info.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
-    info.size = 0 if name.endswith("/") else size
+    info.size = size
     expected = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-    assert tarzst._header(Entry(name, size, mode, b"", seconds)) == expected
+    assert tarzst._header(Entry(name, size, mode, b"", seconds), info.type, size=size) == expected
 
 
 def test_times_of_a_zip(tmp_path: Path) -> None:
@@ -216,6 +217,75 @@ def test_links_of_a_zip(tree: Path, tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "out/link") == "cat/1.jpg"
     assert (tmp_path / "out/link").read_bytes() == (tree / "cat/1.jpg").read_bytes()
     assert (tmp_path / "out/hollow").is_dir()
+
+
+# A header and a block: what is written behind a header that says 0 bytes is read as members.
+_SMUGGLED = tarfile.TarInfo("smuggled").tobuf()
+
+
+def zip_of(mode: int, data: bytes) -> bytes:
+    """A ZIP whose first member says that it is of some type."""
+    odd = zipmaker.Entry(b"x", data, zipmaker.DEFLATE, external=mode << 16)
+    return zipmaker.make(odd, zipmaker.Entry(b"y", b"after"))
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.zst"])
+@pytest.mark.parametrize(
+    ("mode", "data"),
+    [
+        (stat.S_IFDIR | 0o755, _SMUGGLED),
+        (stat.S_IFDIR | 0o755, b"no header"),
+        (stat.S_IFDIR | 0o755, _SMUGGLED.ljust((8 << 20) + 512, b"\0")),
+        (stat.S_IFLNK | 0o777, _SMUGGLED.ljust((8 << 20) + 512, b"\0")),
+        (stat.S_IFLNK | 0o777, b"t" * (2 << 20)),
+        (stat.S_IFLNK | 0o777, b"t" * 4096),
+        (stat.S_IFLNK | 0o777, b"a\0b"),
+        (stat.S_IFLNK | 0o777, b"a\0"),
+        (stat.S_IFLNK | 0o777, b""),
+        (stat.S_IFIFO | 0o644, _SMUGGLED),
+        (0o170000, _SMUGGLED),
+    ],
+)
+def test_what_cannot_be_of_its_type_becomes_a_file(mode: int, data: bytes, suffix: str, tmp_path: Path) -> None:
+    with archivestream.open(zip_of(mode, data)) as source:
+        (path,) = archivestream.repack(source, tmp_path / f"a.{suffix}")
+    with archivestream.open(path, index="memory", strict=True) as archive:
+        assert list(zip(archive.names, archive, strict=True)) == [("x", data), ("y", b"after")]
+        assert stat.S_IFMT(archive.info("x").mode) == stat.S_IFREG
+    run("tar", "--zstd" if suffix == "tar.zst" else "--sparse", "-tf", path)
+
+
+@pytest.mark.parametrize("data", [b"t", b"t" * 4095, "ü/\n=".encode(), b"\xff", b"../../etc/passwd"])
+def test_targets_of_links(data: bytes, tmp_path: Path) -> None:
+    with archivestream.open(zip_of(stat.S_IFLNK | 0o777, data)) as source:
+        (path,) = archivestream.repack(source, tmp_path / "a.tar")
+    with archivestream.open(path, index="memory") as archive:
+        assert (archive.info("x").is_symlink(), archive["x"], archive["y"]) == (True, data, b"after")
+
+
+@pytest.mark.parametrize("target", ["a.tar", "a.tar.zst", "a.zip"])
+def test_types_that_do_not_fit(target: str, tmp_path: Path) -> None:
+    with ShardPacker(tmp_path / f"{{}}{target}", shards=1) as packer:
+        for name, data, mode in (
+            ("x", _SMUGGLED, stat.S_IFDIR | 0o755),
+            ("x", b"", stat.S_IFLNK | 0o777),
+            ("x", b"t" * 4096, stat.S_IFLNK | 0o777),
+            ("x", b"pipe", stat.S_IFIFO | 0o644),
+            ("x/", b"", stat.S_IFREG | 0o644),
+            ("x/", _SMUGGLED, None),
+        ):
+            with pytest.raises(ValueError, match=r"member .x/?.:"):
+                packer.add(name, data, mode=mode)
+        with pytest.raises(ValueError, match="is that of a folder, and it is none"):
+            packer.add_file("x/", __file__)
+        packer.add("x", b"", mode=stat.S_IFDIR | 0o755)
+        packer.add("y", b"after")
+    with archivestream.open(packer.paths[0], index="memory") as archive:
+        assert (archive[0], archive["y"]) == (b"", b"after")
+    folder = zipmaker.make(zipmaker.Entry(b"x/", _SMUGGLED))
+    with pytest.raises(UnsupportedFeatureError, match="'x/': the name is that of a folder"):
+        archivestream.repack(folder, tmp_path / target)
+    assert not (tmp_path / target).exists()
 
 
 # ---- one input, one output ------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ import os
 import random
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -588,6 +590,33 @@ def test_a_file_that_changes_meanwhile(monkeypatch: pytest.MonkeyPatch, tmp_path
             with pytest.raises(archivestream.SourceError, match="growing: it was changed while it was packed"), packer:
                 packer.add_entry(entry)
             assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [1000, 9 << 20])
+@pytest.mark.parametrize("other", ["pipe", "link", "folder"])
+def test_something_else_in_the_place_of_a_file(size: int, other: str, tmp_path: Path) -> None:
+    # In a process of its own: one that waits for a pipe would wait for ever.
+    file = tmp_path / "file"
+    file.write_bytes(bytes(size))
+    code = (
+        "import os, sys, archivestream\n"
+        "from archivestream.packing.entries import file_entry\n"
+        "path = sys.argv[1]\n"
+        "entry = file_entry('file', path)\n"
+        "os.unlink(path)\n"
+        "make = {'pipe': os.mkfifo, 'folder': os.mkdir, 'link': lambda path: os.symlink('/dev/zero', path)}\n"
+        "make[sys.argv[2]](path)\n"
+        "try:\n"
+        "    with archivestream.ZipPacker(path + '.zip') as packer:\n"
+        "        packer.add_entry(entry)\n"
+        "except OSError as error:\n"
+        "    assert path in str(error), error\n"
+        "    sys.exit(9)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(archivestream.__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code, file, other], env=environment, timeout=60, check=False)
+    assert done.returncode == 9
+    assert leftovers(tmp_path) == []
 
 
 def test_a_pipe_in_the_folder(tmp_path: Path) -> None:

@@ -229,3 +229,16 @@ def test_folders_of_nothing(kind: str, tmp_path: Path) -> None:
         (tmp_path / "chunks").mkdir()
         (tmp_path / kind).write_text("ai:chunk_name,ai:offset_bytes,ai:size_bytes,ai:shape,label\n")
     assert len(archivestream.open(tmp_path / kind)) == 0
+
+
+def test_writes_that_are_done_are_forgotten(tmp_path: Path) -> None:
+    with archivestream.ZipPacker(tmp_path / "a.zip", method="stored", threads=2) as packer:
+        file = packer._writers[0].file
+        most = 0
+        for i in range(600):  # of 256 KiB, each a write
+            packer.add(str(i), bytes(256 << 10))
+            most = max(most, len(file._under_way))
+    # As many as the threads have room for, whatever was written.
+    assert 0 < most <= 256
+    with archivestream.open(tmp_path / "a.zip") as archive:
+        assert archive.verify().ok

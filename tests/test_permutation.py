@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -132,6 +135,33 @@ def test_arguments() -> None:
         with pytest.raises(TypeError):
             Permutation(3, **key)  # type: ignore[arg-type]
     assert images(50, seed=np.uint8(200)).tolist() == images(50, seed=200).tolist()
+
+
+CHANGED = """
+import threading
+import numpy as np
+from archivestream._native.permutation import Permutation
+order, stop = np.arange(100_000), threading.Event()
+def change():
+    while not stop.is_set():
+        order[::7] = -1
+thread = threading.Thread(target=change)
+thread.start()
+for _ in range(40):
+    order[:] = np.arange(len(order))
+    try:
+        Permutation(len(order), seed=0, epoch=0).apply(order)
+    except IndexError:
+        pass
+stop.set()
+thread.join()
+"""
+
+
+def test_positions_that_another_thread_changes() -> None:
+    # In a process of its own: what does not end in native code cannot be interrupted.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", CHANGED], env=environment, timeout=60, check=True)
 
 
 def test_from_several_threads() -> None:

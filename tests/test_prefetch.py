@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -260,3 +261,79 @@ def test_an_interrupt_is_answered_at_once() -> None:
     _, errors = process.communicate(timeout=25)
     assert process.returncode == -signal.SIGINT
     assert "KeyboardInterrupt" in errors
+
+
+def closes(results: Prefetcher[Any, Any]) -> bool:
+    """Whether `close` comes to an end."""
+    closing = threading.Thread(target=results.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    return not closing.is_alive()
+
+
+def test_an_interrupt_before_a_job_is_submitted() -> None:
+    """What no thread was asked for is not waited for."""
+    workers = Workers(2)
+    results = Prefetcher(lambda i: i, range(100), workers, ahead=4)
+    assert next(results) == 0
+
+    def interrupted(job: object) -> None:
+        raise KeyboardInterrupt
+
+    workers.submit = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    del workers.submit
+    assert closes(results)
+    workers.stop()
+
+
+def test_interrupts_at_any_time() -> None:
+    """Ctrl-C between any two steps of whoever asks: closing ends, and so do the threads."""
+    workers = Workers(2)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    end = time.monotonic() + 2
+    interrupted = 0
+    try:
+        while time.monotonic() < end:
+            results = Prefetcher(lambda i: i, range(10**9), workers, ahead=8)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.002))
+                while True:
+                    next(results)
+            except KeyboardInterrupt:
+                interrupted += 1
+            assert closes(results)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 10
+    workers.stop()
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_another_thread_closes_at_any_time(in_order: bool) -> None:
+    workers = Workers(4)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    failed: list[BaseException] = []
+
+    def ask(results: Prefetcher[int, int]) -> None:
+        try:
+            for _ in results:
+                pass
+        except BaseException as error:
+            failed.append(error)
+
+    try:
+        for _ in range(300):
+            results = Prefetcher(lambda i: i, range(10**9), workers, ahead=64, in_order=in_order)
+            asking = threading.Thread(target=ask, args=[results], daemon=True)
+            asking.start()
+            results.close()
+            asking.join(20)
+            assert not asking.is_alive()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failed == []
+    workers.stop()

@@ -14,6 +14,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from zipmaker import begins_as_another
 
 import archivestream
 
@@ -61,7 +62,7 @@ def written(members: list[tuple[str, bytes, int, bool, bytes]], prefix: bytes, c
 @given(MEMBERS, st.binary(max_size=40), st.binary(max_size=40), st.booleans(), st.integers(1, 8), st.randoms())
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_written_by_zipfile(members, prefix, comment, stream, threads, rng) -> None:  # type: ignore[no-untyped-def]
-    if b"PK" in prefix + comment:
+    if b"PK" in prefix + comment or begins_as_another(prefix):
         return
     data = written(members, prefix, comment, stream)
     reference = zipfile.ZipFile(io.BytesIO(data))

@@ -248,12 +248,12 @@ pattern, before, options = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3])
 rename = {name: getattr(os, name) for name in ("link", "replace")}
 count = 0
 def counted(name):
-    def call(*arguments):
+    def call(*arguments, **options):
         global count
         if count == before:
             os.kill(os.getpid(), signal.SIGKILL)
         count += 1
-        rename[name](*arguments)
+        rename[name](*arguments, **options)
     return call
 os.link, os.replace = counted("link"), counted("replace")
 archivestream.pack([bytes([i]) * 100 for i in range(60)], pattern, shards=4, **options)

@@ -197,9 +197,10 @@ def test_what_a_dead_process_was_loading_is_taken_over() -> None:
             os.kill(os.getpid(), signal.SIGKILL if len(claim.own) == 3 else signal.SIGTERM)
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # a zombie from here on
         claim = view.claim(np.arange(3), np.full(3, 100, np.uint64))
-        assert (claim.own, claim.others) == ([], [0, 1, 2])
-        assert claim.wait()
-        assert view.claim(np.arange(3), np.full(3, 100, np.uint64)).own == [0, 1, 2]
+        if claim.others:  # it looks for what the dead have left now and then, or when it has to wait
+            assert claim.wait()
+            claim = view.claim(np.arange(3), np.full(3, 100, np.uint64))
+        assert claim.own == [0, 1, 2]
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-import mmap
 import os
 import random
 import signal
@@ -27,14 +27,12 @@ from archivestream._native.codecs import crc32
 from archivestream._native.columns import Layout
 from archivestream._native.names import NameTable
 from archivestream.columns import DTYPES
-from archivestream.errors import ArchiveChangedError, ArchiveError, CorruptArchiveError
+from archivestream.errors import ArchiveChangedError, ArchiveError, CorruptArchiveError, LimitExceededError
 from archivestream.formats import tar, zip
 from archivestream.index import Index
 from archivestream.limits import Limits
 from archivestream.sidecar import Metadata, StaleSidecar
 from archivestream.sources import FileObjectSource, LocalSource, MemorySource, OpenFileSource, Source
-
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 
 ZIP = Metadata("zip", Layout.ENTRIES, 1000)
 TAR = Metadata("tar", Layout.RANGES, 1000)
@@ -147,31 +145,64 @@ def unordered(*names: str) -> object:
     return Unordered(names)
 
 
-@on_linux
-def test_columns_are_views_of_the_file(source):
-    """Of pages that all processes share; they outlive all but themselves, and the file's name."""
-    path = sidecar.save(everything(), ZST, source)
-    columns = sidecar.load(path, source).columns
-    for name, column in columns.items():
-        owner = column
+def test_columns_are_views_of_one_memory(source):
+    """Aligned, read-only, and shared with forked processes."""
+    columns = sidecar.load(sidecar.save(everything(), ZST, source), source).columns
+    owners = set()
+    for column in columns.values():
+        owner: object = column
         while isinstance(owner, np.ndarray):
             owner = owner.base
-        if len(column):
-            owner = owner.obj if isinstance(owner, memoryview) else owner
-            assert isinstance(owner, mmap.mmap), name
+        owners.add(id(owner.obj) if isinstance(owner, memoryview) else None)  # type: ignore[attr-defined]
         assert not column.flags.writeable
         assert column.flags.aligned
-    del owner
-    with open("/proc/self/maps") as maps:
-        [mapping] = [line for line in maps if "archive.tar.asidx" in line]
-    assert "r--s" in mapping
-    sidecar.save(members("other"), TAR, source)
-    path.unlink()
-    assert columns["names"].tobytes() == everything()["names"].tobytes()
+    assert len(owners) == 1
     child = os.fork()
     if child == 0:
         os._exit(columns["size"].tolist() != [30, 30, 5, 5, 5])
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("how", ["truncated", "overwritten", "grown", "deleted", "replaced"])
+def test_what_was_loaded_stays(source, how):
+    """Whatever becomes of the file: a mapped one ends the process, or leads native code astray."""
+    path = sidecar.save(everything(), ZST, source)
+    code = (
+        "import os\n"
+        "path, how = sys.argv[2:]\n"
+        "columns = sidecar.load_any(LocalSource(sys.argv[1])).columns\n"
+        "before = {name: column.tobytes() for name, column in columns.items()}\n"
+        "size = os.path.getsize(path)\n"
+        "if how == 'truncated': os.truncate(path, 0)\n"
+        "if how == 'overwritten': open(path, 'r+b').write(bytes([0xFF]) * size)\n"
+        "if how == 'grown': os.truncate(path, 1 << 30)\n"
+        "if how == 'deleted': os.unlink(path)\n"
+        "if how == 'replaced': os.rename(sys.argv[1], path)\n"
+        "assert before == {name: column.tobytes() for name, column in columns.items()}\n"
+        "offsets = columns['name_offset']\n"
+        "assert NameTable(columns['names'], offsets[:-1], offsets[1:]).find('b/ä') == 1\n"
+    )
+    run(PRELUDE + "from archivestream._native.names import NameTable\n" + code, source.path, path, how)
+
+
+def run(code: str, *arguments: object) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(sidecar.__file__).parents[1])}
+    command = [sys.executable, "-X", "faulthandler", "-W", "ignore::ResourceWarning", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_limits_come_before_memory(source, tmp_path):
+    """What a sidecar holds is counted before its columns are read."""
+    path = sidecar.save(members("a", "b"), TAR, source)
+    size = sum(column.nbytes for column in members("a", "b").values())
+    same(sidecar.load(path, source, limits=Limits(max_members=2, max_index_bytes=size)), members("a", "b"))
+    for few, said in (
+        (Limits(max_members=1), "2, more than Limits.max_members"),
+        (Limits(max_index_bytes=size - 1), str(size)),
+    ):
+        with pytest.raises(LimitExceededError, match=said):
+            sidecar.load_any(source, limits=few)
 
 
 def test_other_programs_read_it(source):
@@ -417,6 +448,9 @@ def test_what_contradicts_itself_is_refused(tmp_path, metadata, columns):
         lambda header: header["__metadata__"].update(archive_crc32="0x12"),
         lambda header: header["__metadata__"].update({"crc32:size": "00000000"}),
         lambda header: header["__metadata__"].pop("crc32:size"),
+        lambda header: header["__metadata__"].pop("format"),
+        lambda header: header["__metadata__"].update(format="tar\x1b]0;a title\x07"),
+        lambda header: header["__metadata__"].update(format="tar\n"),
         lambda header: header["__metadata__"].pop("layout"),
     ],
 )
@@ -468,7 +502,7 @@ def test_any_columns_are_refused_or_safe(tmp_path_factory, data):
         found = sidecar.load(folder / "forged", source).columns
     except CorruptArchiveError:
         return
-    table = NameTable(found["names"], found["name_offset"])
+    table = NameTable(found["names"], found["name_offset"][:-1], found["name_offset"][1:])
     n = len(found["size"])
     for i in range(n):
         begin, end = found["name_offset"][i : i + 2].tolist()
@@ -679,18 +713,19 @@ def test_a_folder_that_cannot_be_written_to(open_folder):
     cache.chmod(0o777)
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o600, 0o444, 0o755])
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o600, 0o444, 0o755, 0o666])
 def test_who_reads_the_archive_reads_the_sidecar(source, mode):
+    """And nobody else writes to it, not even who writes to the archive."""
     os.chmod(source.path, mode)
     path = sidecar.save(members("a"), TAR, source)
-    assert stat.S_IMODE(path.stat().st_mode) == mode & 0o666 | 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == mode & 0o444 | 0o600
     assert (path.stat().st_uid, path.stat().st_gid) == (os.stat(source.path).st_uid, os.stat(source.path).st_gid)
 
 
 def test_another_file_in_its_way(source, tmp_path):
     """Nothing that somebody has laid there is written to."""
     beside = sidecar.places(source)[0]
-    temporary = tmp_path / f".asidx-{hashlib.blake2b(os.fsencode(beside.name), digest_size=8).hexdigest()}.tmp"
+    temporary = temporary_of(beside)
     precious = tmp_path / "precious"
     precious.write_bytes(b"precious")
     for lay in (os.symlink, os.link):
@@ -699,6 +734,57 @@ def test_another_file_in_its_way(source, tmp_path):
             sidecar.save(members("a"), TAR, source, beside)
         assert precious.read_bytes() == b"precious"
         temporary.unlink()
+
+
+def temporary_of(place: Path) -> Path:
+    return place.with_name(f".asidx-{hashlib.blake2b(os.fsencode(place.name), digest_size=8).hexdigest()}.tmp")
+
+
+def test_a_writer_that_hangs(source):
+    """One that was stopped while it saved holds up nobody for long."""
+    beside, cached = sidecar.places(source)
+    hold = (
+        "import fcntl, os, sys\n"
+        "descriptor = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY, 0o600)\n"
+        "fcntl.flock(descriptor, fcntl.LOCK_EX)\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", hold, str(temporary_of(beside))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        holder.send_signal(signal.SIGSTOP)
+        with pytest.raises(BlockingIOError, match="another process is writing"):
+            sidecar.save(members("a"), TAR, source, beside)
+        assert sidecar.save(members("a"), TAR, source) == cached
+        holder.send_signal(signal.SIGCONT)
+    assert sidecar.save(members("a"), TAR, source) == beside
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes files of others")
+def test_a_file_of_somebody_else_is_not_waited_for(source):
+    """Nor written to, where he has the lock."""
+    beside, cached = sidecar.places(source)
+    theirs = temporary_of(beside)
+    theirs.touch()
+    os.chown(theirs, 65534, 65534)
+    theirs.chmod(0o666)
+    with theirs.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(PermissionError):
+            sidecar.save(members("a"), TAR, source, beside)
+    assert sidecar.save(members("a"), TAR, source) == cached
+
+
+def test_a_folder_that_cannot_be_listed(open_folder):
+    """So that it cannot be opened to be synced: what was saved there is there."""
+    archive = open_folder / "archive.tar"
+    archive.write_bytes(b"archive")
+    open_folder.chmod(0o333)
+    done = as_nobody("print(sidecar.save(columns(3), TAR, LocalSource(sys.argv[1])))", archive)
+    open_folder.chmod(0o755)
+    assert (done.stdout.strip(), done.stderr) == (f"{archive}.asidx", "")
+    assert not list(Path(os.environ["XDG_CACHE_HOME"]).rglob("*.*"))
 
 
 def test_a_full_disk(source):

@@ -388,7 +388,7 @@ def test_the_end_mark_ends_it() -> None:
 
 def test_zeros_can_be_ignored() -> None:
     data = make.member(b"a") + make.END + make.member(b"b") + make.END
-    scanner = TarScanner(strict=False, max_members=9, max_names=99, ignore_zeros=True)
+    scanner = TarScanner(strict=False, max_members=9, max_bytes=999, ignore_zeros=True)
     assert scanner.feed(data, 0) == scanner.end(len(data)) == Fault.NONE
     assert Scanned(data, scanner.finish()).names == ["a", "b"]
 
@@ -536,6 +536,51 @@ def test_maps_of_pax_that_are_malformed() -> None:
     assert_refused(make.pax((b"GNU.sparse.name", b"n")) + make.member(), "map")
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    "keys", [["offset", "map", "numbytes"], ["offset", "numbytes", "map"], ["map", "map"], ["map", "offset"]]
+)
+@pytest.mark.parametrize("value", [b"", b"0,5"])
+def test_maps_that_are_given_in_two_ways(keys: list[str], value: bytes, strict: bool) -> None:
+    # 65 would be the size of a block of memory, where it is written in front of one.
+    values = {"offset": b"0", "map": value, "numbytes": b"65"}
+    head = make.pax((b"GNU.sparse.size", b"9"), *((f"GNU.sparse.{key}".encode(), values[key]) for key in keys))
+    data = head + make.member(b"s", b"12345") + make.END
+    if value == b"" and keys == ["map", "map"] and not strict:
+        assert scan(data).members == [("s", bytes(9))]
+    else:
+        assert_refused(data, "map|record|twice|account", strict=strict)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_the_numbers_of_a_map_are_of_bounded_length(at: int) -> None:
+    numbers = [b"1", b"0", b"5"]
+    for digits in (19, 20, 5000):
+        numbers[at] = numbers[at].rjust(digits, b"0")
+        text = make.block(b"".join(number + b"\n" for number in numbers))
+        keys = (b"major", b"1"), (b"minor", b"0"), (b"realsize", b"9"), (b"name", b"s")
+        head = make.pax(*((b"GNU.sparse." + key, value) for key, value in keys))
+        data = head + make.member(b"s", text + b"12345") + make.END
+        if digits == 19:
+            assert scan(data).members == [("s", b"12345" + bytes(4))]
+        else:
+            assert_refused(data, "map")
+
+
+def test_a_map_that_never_ends_is_not_kept() -> None:
+    # Each line begins in one window of the scanner, and ends just before the next one would.
+    windows = [512 << i for i in range(15)]
+    lines = (b"10000\n".rjust(end - begin, b"0") for begin, end in pairwise([5, *windows]))
+    keys = (b"major", b"1"), (b"minor", b"0"), (b"realsize", b"9"), (b"name", b"s")
+    head = make.pax(*((b"GNU.sparse." + key, value) for key, value in keys))
+    data = head + make.header(b"s", windows[-1]) + b"0" * 5 + b"".join(lines)
+    scanner = TarScanner(strict=False, max_members=9, max_bytes=999)
+    for begin in range(0, len(data), make.BLOCK):
+        if scanner.feed(data[begin : begin + make.BLOCK], begin):
+            break
+    assert begin < 1 << 20
+
+
 def test_a_kind_of_sparse_that_is_not_known() -> None:
     head = make.pax((b"GNU.sparse.major", b"2"), (b"GNU.sparse.realsize", b"9"))
     assert_refused(head + make.member(), "GNU tar", error=UnsupportedFeatureError)
@@ -661,6 +706,15 @@ def test_bounds_of_extensions() -> None:
     assert len(scan(make.pax((b"k", b"v"), kind=b"g") * 100_000 + make.member())) == 1
 
 
+@pytest.mark.parametrize("key", [b"path", b"linkpath"])
+def test_what_all_members_inherit_is_bounded(key: bytes) -> None:
+    data = make.header(kind=b"1", link=b"a") + make.END
+    assert len(scan(make.pax((key, b"p" * 4096), kind=b"g") + data)) == 1
+    longer = key, b"p" * 4097
+    assert len(scan(make.pax(longer) + data)) == 1
+    assert_refused(make.pax(longer, kind=b"g") + data, "4,096", error=LimitExceededError)
+
+
 @pytest.mark.parametrize("end", [b"", make.END])
 def test_an_extension_of_no_member(end: bytes) -> None:
     for extension in (make.pax((b"path", b"p")), make.long_name(b"n"), make.long_name(b"n", kind=b"K")):
@@ -675,9 +729,10 @@ def test_limits() -> None:
     assert len(scan(data, limits=Limits(max_members=100))) == 100
     with pytest.raises(LimitExceededError, match="max_members = 99"):
         scan(data, limits=Limits(max_members=99))
-    with pytest.raises(LimitExceededError, match="max_index_bytes = 300"):
-        scan(data, limits=Limits(max_index_bytes=300))
-    assert len(scan(data, limits=Limits(max_index_bytes=420))) == 100
+    room = 100 * (48 + 4)  # a row in each column, and a name
+    with pytest.raises(LimitExceededError, match=f"max_index_bytes = {room - 1}"):
+        scan(data, limits=Limits(max_index_bytes=room - 1))
+    assert len(scan(data, limits=Limits(max_index_bytes=room))) == 100
 
 
 class Shy(FileObjectSource):
@@ -772,7 +827,7 @@ def test_an_error_names_the_member_that_is_cut() -> None:
 
 
 def feed(data: bytes, pieces: list[int], *, strict: bool = False) -> Scanned:
-    scanner = TarScanner(strict=strict, max_members=1000, max_names=1 << 20)
+    scanner = TarScanner(strict=strict, max_members=1000, max_bytes=1 << 20)
     at = 0
     for size in [*pieces, len(data)]:
         assert scanner.feed(data[at : at + size], at) == Fault.NONE
@@ -807,7 +862,7 @@ def test_pieces_of_one_size(size: int) -> None:
 
 def test_only_what_is_wanted_need_be_fed() -> None:
     data, members = mixed_tar()
-    scanner = TarScanner(strict=False, max_members=1000, max_names=1 << 20)
+    scanner = TarScanner(strict=False, max_members=1000, max_bytes=1 << 20)
     fed = 0
     while scanner.wanted < len(data):
         at = scanner.wanted
@@ -821,13 +876,13 @@ def test_only_what_is_wanted_need_be_fed() -> None:
 
 
 def test_a_gap_is_refused() -> None:
-    scanner = TarScanner(strict=False, max_members=1000, max_names=1 << 20)
+    scanner = TarScanner(strict=False, max_members=1000, max_bytes=1 << 20)
     with pytest.raises(ValueError, match="wanted from 0"):
         scanner.feed(bytes(512), 1)
 
 
 def test_a_fault_is_for_good() -> None:
-    scanner = TarScanner(strict=False, max_members=1000, max_names=1 << 20)
+    scanner = TarScanner(strict=False, max_members=1000, max_bytes=1 << 20)
     for data in (b"x" * 512, make.member(), b""):
         assert scanner.feed(data, 0) == Fault.BAD_CHECKSUM
     assert scanner.end(512) == Fault.BAD_CHECKSUM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from pathlib import Path
@@ -55,6 +56,33 @@ def test_a_message_that_changes_between_the_walks(first: bytes, second: bytes) -
     with pytest.raises(ValueError, match="changed while"):
         examples.fill(threads=1)
     assert not room[splits[1] :].any()
+
+
+@pytest.mark.parametrize("kinds", list(itertools.permutations((1, 2, 3), 2)), ids=str)
+def test_a_feature_of_another_kind_the_second_time(kinds: tuple[int, int]) -> None:
+    """Of as many values and bytes, so that nothing but the kind tells."""
+
+    def message(kind: int, values: bytes) -> bytes:
+        def field(number: int, data: bytes) -> bytes:
+            return bytes([number << 3 | 2, len(data)]) + data
+
+        return field(1, field(1, field(1, b"x") + field(2, field(kind, values))))
+
+    values = {1: b"\x0a\x08" + b"A" * 8, 2: b"\x0a\x08" + b"A" * 8, 3: b"\x08" + b"\xff" * 8 + b"\1"}
+    first, second = (message(kind, values[kind]) for kind in kinds)
+    assert len(first) == len(second)
+    item = {1: 0, 2: 4, 3: 8}[kinds[0]]
+    data = bytearray(first)
+    examples = Examples(Schema([(b"x", kinds[0], -1, item, False, False)]), [data])
+    assert examples.failed() == []
+    splits = np.empty(2, np.int64)
+    examples.splits(0, splits)
+    room = np.zeros(splits[1] * item, np.uint8)
+    examples.place([(room if item else None, splits, None)])
+    data[:] = second
+    with pytest.raises(ValueError, match="changed while"):
+        examples.fill(threads=1)
+    assert not room.any()
 
 
 def test_messages_that_another_thread_changes() -> None:

@@ -285,6 +285,12 @@ def test_limits(data):
         archivestream.open(data, limits=limits(max_members=3))
     with pytest.raises(LimitExceededError, match=r"Limits\.max_index_bytes = 100 allows"):
         archivestream.open(data, limits=limits(max_index_bytes=100))
+    alike = gzip.compress(make.records([b""]) * 10_000)
+    room, says = 58 * 9_999, r"more records than Limits\.max_index_bytes = "
+    with pytest.raises(LimitExceededError, match=says):
+        archivestream.open(alike, limits=limits(max_index_bytes=room))
+    with archivestream.open(alike, limits=limits(max_index_bytes=room + 58)) as archive:
+        assert len(archive) == 10_000
     with archivestream.open(data, limits=limits(max_member_bytes=1000)) as archive:
         assert archive[2] == CONTENTS[2]
         with pytest.raises(LimitExceededError, match="member '5'"):

@@ -11,6 +11,7 @@ import itertools
 import random
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -237,12 +238,33 @@ PATH = "päth/名".encode()
         (unicode_path(PATH, b"raw", version=2), "raw"),
         (unicode_path(PATH, b"raw", version=0), "raw"),
         (unicode_path(b"", b"raw"), "raw"),
+        (
+            unicode_path(PATH, b"raw", crc=1) * 3 + unicode_path(PATH, b"raw") + unicode_path(PATH, b"raw", crc=2),
+            PATH.decode(),
+        ),
     ],
 )
 def test_unicode_path(open_as: OpenAs, assert_reads: Check, fields: bytes, name: str) -> None:
     for archive in opens(open_as, make(A, Entry(b"raw", b"named", extra=fields, local_extra=fields), B)):
         assert_reads(archive, [PLAIN[0], (name, b"named"), PLAIN[1]])
         assert archive[b"raw"] == b"named"
+
+
+def test_many_unicode_paths_take_one_checksum_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+
+    def count(name: bytes) -> int:
+        counted.append(name)
+        return real(name)
+
+    real = zlib.crc32
+    monkeypatch.setattr(zlib, "crc32", count)
+    name = b"n" * 60_000
+    fields = unicode_path(b"x", name, crc=1) * 6000
+    data = make(Entry(name, b"named", extra=fields, local_extra=fields))
+    counted.clear()
+    assert list(archivestream.open(data, strict=True)) == [b"named"]
+    assert counted == [name] * 2  # of the central header and of the local one
 
 
 def test_unicode_path_that_is_not_utf8(open_as: OpenAs) -> None:

@@ -163,6 +163,17 @@ def test_an_exabyte() -> None:
     assert fault(lie).status == Status.BAD_DATA
 
 
+@pytest.mark.parametrize("checksum", [b"", b"\x99\x09\x77\xad"], ids=["none", "checksum"])
+@pytest.mark.parametrize(("declared", "status"), [(9, Status.TOO_FEW_BYTES), (2, Status.TOO_MANY_BYTES), (3, None)])
+def test_an_empty_last_block_hides_no_other_size(declared: int, status: Status | None, checksum: bytes) -> None:
+    header = bytes([0x84 if checksum else 0x80, 0]) + struct.pack("<L", declared)  # 3.1.1.1
+    data = MAGIC + header + block(0, b"abc") + b"\1\0\0" + checksum
+    if status is None:
+        assert index(data)[0] == b"abc"
+    else:
+        assert fault(data).status == status
+
+
 def test_a_bomb_comes_in_small_pieces() -> None:
     data = library(bytes(64 << 20), level=1)
     indexer = FrameIndexer()

@@ -346,3 +346,8 @@ class _RangeEncoder:
 
 def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
+
+
+def begins_as_another(data: bytes) -> bool:
+    """Whether a file is gzip or zstd by how it begins, and no ZIP then, whatever stands at its end."""
+    return data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")) or data[1:4] == b"\x2a\x4d\x18"

@@ -99,7 +99,7 @@ def check_blocks(columns: Columns, data: bytes, content: bytes) -> None:
             assert aux_of(columns, row) == b""
         else:
             assert columns["block_codec"][row] == Codec.ZSTD_SEGMENT
-            status, restored = restore_segment(aux_of(columns, row), source, size, size)
+            status, restored = restore_segment(aux_of(columns, row), source, size, size, before=at)
             assert status == Status.OK
             assert bytes(memoryview(restored)) == expected
         at += size

@@ -65,6 +65,7 @@ class BlockCache {
   // dropped. No memory: nullptr.
   Entry *acquire(std::uint64_t key, std::size_t upto, std::size_t size, bool begins, bool *more) noexcept try {
     State *state = here();
+    if (state == nullptr) return nullptr;
     std::unique_lock<std::mutex> lock(state->mutex);
     for (;;) {
       auto found = state->entries.find(key);

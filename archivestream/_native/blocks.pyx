@@ -11,11 +11,11 @@ from libc.string cimport memcmp, memcpy
 
 from archivestream._native.checksums cimport has_checksum, member_checksum
 from archivestream._native.codecs cimport (
-    BAD_CHECKSUM, NOT_RUN, NO_MEMORY, OK, OVERLAP, PREFIX_DIFFERS, READ_FAILED, STORED, TRAILING_BYTES,
-    TRUNCATED, crc32_of, decode)
+    BAD_CHECKSUM, BAD_DATA, IMPOSSIBLE_SIZE, NOT_RUN, NO_MEMORY, OK, OVERLAP, PREFIX_DIFFERS, READ_FAILED, STORED,
+    TRAILING_BYTES, TRUNCATED, crc32_of, decode)
 from archivestream._native.plan cimport (
-    LARGEST_PREFIX, LONGEST_EXTRA, LONGEST_NAME, Group, Source, end_of_room, is_direct, is_foreseeable, load_span,
-    locate, name_of, source_of, store_span)
+    LARGEST_PREFIX, LONGEST_EXTRA, LONGEST_NAME, Group, Source, end_of_room, is_direct, is_foreseeable,
+    length_of_data, load_span, locate, name_of, source_of, store_span)
 from archivestream._native.columns cimport ENTRIES
 from archivestream._native.meter cimport count_decoded, iovec, read_at, read_parts
 from archivestream._native.zipscan cimport LOCAL_HEADER, check_local_header
@@ -143,14 +143,14 @@ cdef Status open_block(
 ) noexcept nogil:
     """Decode a block from bytes that begin at its local header; NOT_RUN where too few of them were read."""
     cdef const Columns *columns = plan.columns
-    cdef uint64_t compressed_size = columns.compressed_size[task.block]
+    cdef uint64_t length = length_of_data(columns, task.block)
     cdef uint32_t span
     cdef Status status = find_data(columns, task, bytes_, available, &span)
     if status != OK:
         return status
-    if available - span < compressed_size or available < span:
+    if available - span < length or available < span:
         return TRUNCATED if available < task.end - task.begin else NOT_RUN
-    return decode_block(plan, task, bytes_ + span, compressed_size)
+    return decode_block(plan, task, bytes_ + span, length)
 
 
 cdef Status decode_block(
@@ -197,6 +197,12 @@ cdef Status decode_block(
         status = OK     # declared empty, and with no stream to say so; zipfile reads it, too
     else:
         status = decode(codec, data, data_size, target, size)
+        if data_size < columns.compressed_size[task.block]:
+            # Not all of it was read: see `readable`.
+            if status == OK:
+                status = TRAILING_BYTES
+            elif status == BAD_DATA:
+                status = IMPOSSIBLE_SIZE
         if status == TRAILING_BYTES and not columns.strict:
             status = OK
     if status == OK and plan.verify and crc32_of(0, target, size) != columns.crc32[task.block]:

@@ -14,5 +14,12 @@ class Dictionary:
 
 def extent_of_segment(aux: ReadableBuffer, upto: int) -> tuple[int, int, int]: ...
 def restore_segment(
-    aux: ReadableBuffer, data: ReadableBuffer, upto: int, size: int, verify: bool = True
+    aux: ReadableBuffer,
+    data: ReadableBuffer,
+    upto: int,
+    size: int,
+    verify: bool = True,
+    *,
+    before: int = 134217728,
+    max_window: int = 134217728,
 ) -> tuple[int, Buffer]: ...

@@ -26,7 +26,8 @@ from libc.string cimport memcpy
 
 from archivestream._native.buffers cimport Buffer
 from archivestream._native.codecs cimport (
-    BAD_CHECKSUM, BAD_DATA, BAD_INDEX, NO_MEMORY, OK, TRUNCATED, ZSTD, crc32_of, decode, decode_with_dictionary,
+    BAD_CHECKSUM, BAD_DATA, BAD_INDEX, NO_MEMORY, OK, TRUNCATED, WINDOW_TOO_LARGE, ZSTD, crc32_of, decode,
+    decode_with_dictionary,
     decode_with_raw_dictionary, free_dictionary, id_of_dictionary, is_possible, new_dictionary)
 from archivestream._native.loads cimport u32
 from archivestream._native.entropy cimport LONGEST_STATE, load_entropy, reset_entropy
@@ -134,15 +135,16 @@ cdef bint _next_stop(const uint8_t **at, const uint8_t *end, uint64_t *data, uin
 
 
 cdef Status _parse(const uint8_t *aux, size_t aux_size, uint64_t upto, Segment *segment) noexcept nogil:
-    cdef const uint8_t *at = aux + 2
+    cdef const uint8_t *at
     cdef uint64_t compressed = 0
     cdef uint64_t decoded = 0
     cdef uint64_t count, i
-    segment.end = aux + aux_size
     segment.needed = 0
     if aux_size < 2 or aux[0] != AUX_VERSION or aux[1] > LARGEST_WINDOW_BYTE:
         return BAD_INDEX
+    segment.end = aux + aux_size
     segment.window_byte = aux[1]
+    at = aux + 2
     if not _varint(&at, segment.end, &count):
         return BAD_INDEX
     segment.stops = at
@@ -172,7 +174,8 @@ cdef Status segment_extent(
 
 
 cdef Status _unpack(
-    const Segment *segment, uint64_t *content_size, uint64_t *state_size, uint64_t *size, uint8_t **data
+    const Segment *segment, uint64_t before, uint64_t max_window,
+    uint64_t *content_size, uint64_t *state_size, uint64_t *size, uint8_t **data
 ) noexcept nogil:
     """Decompress what the dictionary is made of to the memory of this thread."""
     cdef const uint8_t *at = segment.dictionary
@@ -183,6 +186,10 @@ cdef Status _unpack(
     # A window has at least 1 KiB.
     if content_size[0] > window_of(segment.window_byte) or content_size[0] < FEWEST_CONTENT:
         return BAD_INDEX
+    if content_size[0] > max(before, <uint64_t> FEWEST_CONTENT):
+        return BAD_INDEX
+    if content_size[0] > max(max_window, <uint64_t> FEWEST_CONTENT):
+        return WINDOW_TOO_LARGE
     if state_size[0] > LONGEST_STATE or state_size[0] > size[0]:
         return BAD_INDEX
     # No more than all bytes of the content, and as many again for the ranges: none is written in more than it covers.
@@ -198,7 +205,8 @@ cdef Status _unpack(
 
 
 cdef Status _make_dictionary(
-    const Segment *segment, const uint8_t **dictionary, size_t *dictionary_size
+    const Segment *segment, uint64_t before, uint64_t max_window,
+    const uint8_t **dictionary, size_t *dictionary_size
 ) noexcept nogil:
     """Put a dictionary together in the memory of this thread."""
     cdef uint8_t *unpacked
@@ -210,7 +218,7 @@ cdef Status _make_dictionary(
     cdef uint64_t content_size, state_size, size, count, gap, length, _i
     cdef uint64_t covered = 0
     cdef uint64_t stored = 0
-    cdef Status status = _unpack(segment, &content_size, &state_size, &size, &unpacked)
+    cdef Status status = _unpack(segment, before, max_window, &content_size, &state_size, &size, &unpacked)
     if status != OK:
         return status
     at = unpacked + state_size
@@ -271,8 +279,8 @@ cdef Status _make_frame(const Segment *segment, uint8_t *data) noexcept nogil:
 
 
 cdef Status decode_segment(
-    const uint8_t *aux, size_t aux_size, uint8_t *data, size_t data_size, uint64_t upto,
-    uint8_t *target, size_t size, size_t *decoded, bint verify
+    const uint8_t *aux, size_t aux_size, uint64_t before, uint64_t max_window,
+    uint8_t *data, size_t data_size, uint64_t upto, uint8_t *target, size_t size, size_t *decoded, bint verify
 ) noexcept nogil:
     """Decode a segment from its beginning to the first stop at or behind `upto`.
 
@@ -280,6 +288,10 @@ cdef Status decode_segment(
     ----------
     aux, aux_size
         The row of the index.
+    before
+        Bytes of content that come before the segment: no dictionary has more of them.
+    max_window
+        Nor may it have more than these.
     data, data_size
         The compressed segment, or as much of it as `segment_extent` asks for. It is changed, and so are
         `SEGMENT_MARGIN_BEFORE` bytes before it and `SEGMENT_MARGIN_AFTER` behind it.
@@ -293,8 +305,8 @@ cdef Status decode_segment(
     Returns
     -------
     Status
-        OK, BAD_INDEX (`aux` contradicts itself or the room), TRUNCATED (too little data), BAD_DATA, BAD_CHECKSUM or
-        NO_MEMORY.
+        OK, BAD_INDEX (`aux` contradicts itself or the room), WINDOW_TOO_LARGE, TRUNCATED (too little data),
+        BAD_DATA, BAD_CHECKSUM or NO_MEMORY.
     """
     cdef Segment segment
     cdef const uint8_t *dictionary = NULL
@@ -309,7 +321,7 @@ cdef Status decode_segment(
         return TRUNCATED
     status = _make_frame(&segment, data)
     if status == OK and segment.dictionary != NULL:
-        status = _make_dictionary(&segment, &dictionary, &dictionary_size)
+        status = _make_dictionary(&segment, before, max_window, &dictionary, &dictionary_size)
     if status == OK:
         status = decode_with_raw_dictionary(
             data - FRAME_HEADER, FRAME_HEADER + segment.compressed_end + BLOCK_HEADER,
@@ -339,15 +351,17 @@ cdef bint _stops_match(const Segment *segment, const uint8_t *content) noexcept 
     return True
 
 
-cdef Status restore_entropy(const uint8_t *aux, size_t aux_size, Entropy *entropy) noexcept nogil:
-    """Read the entropy tables and the repeat offsets that a segment begins with."""
+cdef Status restore_entropy(
+    const uint8_t *aux, size_t aux_size, uint64_t before, uint64_t max_window, Entropy *entropy
+) noexcept nogil:
+    """Read the entropy tables and the repeat offsets that a segment begins with: see `decode_segment`."""
     cdef Segment segment
     cdef uint8_t *unpacked
     cdef uint64_t content_size, state_size, size
     cdef Status status = _parse(aux, aux_size, 0, &segment)
     reset_entropy(entropy)
     if status == OK and segment.dictionary != NULL:
-        status = _unpack(&segment, &content_size, &state_size, &size, &unpacked)
+        status = _unpack(&segment, before, max_window, &content_size, &state_size, &size, &unpacked)
         if status == OK and not load_entropy(entropy, unpacked, state_size):
             status = BAD_INDEX
         trim_unpacked()
@@ -408,7 +422,7 @@ def extent_of_segment(const unsigned char[::1] aux not None, uint64_t upto):
 
 def restore_segment(
     const unsigned char[::1] aux not None, const unsigned char[::1] data not None, uint64_t upto, size_t size,
-    bint verify=True
+    bint verify=True, *, uint64_t before=128 << 20, uint64_t max_window=128 << 20
 ):
     """Decode a segment of `size` bytes up to the stop behind `upto`: (`Status`, Buffer). See `decode_segment`."""
     cdef size_t aux_size = aux.shape[0]
@@ -422,7 +436,7 @@ def restore_segment(
         memcpy(scratch.data + SEGMENT_MARGIN_BEFORE, &data[0], data_size)
     with nogil:
         status = decode_segment(
-            aux_start, aux_size, scratch.data + SEGMENT_MARGIN_BEFORE, data_size, upto, target.data, size, &decoded,
-            verify)
+            aux_start, aux_size, before, max_window, scratch.data + SEGMENT_MARGIN_BEFORE, data_size, upto, target.data,
+            size, &decoded, verify)
     target.size = decoded
     return status, target

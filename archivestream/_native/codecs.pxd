@@ -62,6 +62,7 @@ cdef Status decode(
 ) noexcept nogil
 cdef bint is_native(uint16_t codec) noexcept nogil
 cdef bint is_possible(uint16_t codec, uint64_t compressed_size, uint64_t size) noexcept nogil
+cdef uint64_t readable(uint16_t codec, uint64_t compressed_size, uint64_t size) noexcept nogil
 cdef uint32_t crc32_of(uint32_t crc, const uint8_t *data, size_t size) noexcept nogil
 cdef uint32_t crc32_combine(uint32_t first, uint32_t second, uint64_t size) noexcept nogil
 

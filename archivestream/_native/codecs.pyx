@@ -133,6 +133,8 @@ cdef enum:
     LZMA_EXPANSION = 1 << 14
     # A byte of LZ4 adds at most 255 to the length of a match (LZ4 Block Format); what else a match takes yields less.
     LZ4_EXPANSION = 255
+    # Beyond twice the size of the contents; as much as a thread keeps as scratch memory.
+    LONGEST_OVERHEAD = 16 << 20
 
 
 cdef bint is_native(uint16_t codec) noexcept nogil:
@@ -153,6 +155,17 @@ cdef bint is_possible(uint16_t codec, uint64_t compressed_size, uint64_t size) n
     if codec == LZ4:
         return size // LZ4_EXPANSION <= compressed_size
     return size // LZMA_EXPANSION <= compressed_size
+
+
+cdef uint64_t readable(uint16_t codec, uint64_t compressed_size, uint64_t size) noexcept nogil:
+    """How many bytes of a stream are read, for which memory is taken: all that are in proportion to what it holds.
+
+    A stream may be followed by bytes that are none of it, and a file may have holes that take no room on a disk. What
+    compressors write is never much longer than what they are given, not even where they flush after each few bytes.
+    """
+    if codec == STORED or size >= compressed_size // 2:
+        return compressed_size
+    return min(compressed_size, 2 * size + LONGEST_OVERHEAD)
 
 
 cdef uint32_t crc32_of(uint32_t crc, const uint8_t *data, size_t size) noexcept nogil:

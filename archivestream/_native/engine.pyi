@@ -58,7 +58,9 @@ class Reader:
         fetched: _Fetched = None,
         fetch: _Fetch = None,
     ) -> PendingRead: ...
-    def read_stream(self, source: int, begin: int, out: _Bytes, fetch: _Fetch = None) -> tuple[int, int]: ...
+    def read_stream(
+        self, source: int, begin: int, out: _Bytes, fetch: _Fetch = None, *, check: bool = False
+    ) -> tuple[int, int]: ...
     def read_slots(
         self,
         blocks: NDArray[np.int64],

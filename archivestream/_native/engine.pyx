@@ -23,9 +23,10 @@ from archivestream._native.codecs cimport (
 from archivestream._native.checkpoints cimport Dictionary
 from archivestream._native.columns cimport BLOCKS
 from archivestream._native.meter cimport Meter, MeterCounts
-from archivestream._native.plan cimport LARGEST_PREFIX, NO_MEMBER, Columns, Plan, Source, Task, admit, locate
+from archivestream._native.plan cimport (
+    LARGEST_PREFIX, NO_MEMBER, Columns, Plan, Source, Task, admit, length_of_data, locate)
 from archivestream._native.view cimport IndexView
-from archivestream._native.work cimport Consumer, PendingRead, Work
+from archivestream._native.work cimport Consumer, PendingRead, Work, drop_left_works, is_long
 
 
 @cython.final
@@ -95,11 +96,14 @@ cdef class Reader:
         return task.status
 
     def read(self, uint64_t block, fetch=None):
-        """Return the bytes of one member, or (status, errno); decoded on this thread, unless it lies in many blocks."""
+        """Return the bytes of one member, or (status, errno).
+
+        Decoded on this thread, unless it lies in many blocks, or takes so long that Ctrl-C is to be answered meanwhile.
+        """
         cdef Plan plan
         cdef Task task
         self._prepare(&task, block, 0, False)
-        if task.status == IN_PIECES:
+        if task.status == IN_PIECES or (task.status == NOT_RUN and is_long(self.columns, &task)):
             one = memoryview(bytearray(8)).cast("q")
             one[0] = block
             (data,), failures = self.read_many(one, None, fetch)
@@ -117,7 +121,10 @@ cdef class Reader:
         return data if task.status == OK else (<int> task.status, task.error)
 
     def payload(self, uint64_t block, const uint8_t[::1] fetched=None):
-        """Return the compressed bytes of a block, whatever its codec, or (status, errno)."""
+        """Return the compressed bytes of a block, whatever its codec, or (status, errno).
+
+        Of a stream that is out of proportion to what it holds, only the beginning: see `readable`.
+        """
         cdef Plan plan
         cdef Task task
         cdef Status status = self._prepare(&task, block, 0, fetched is not None)
@@ -127,7 +134,7 @@ cdef class Reader:
         if task.status != NOT_RUN:
             return <int> task.status, task.error
         memset(&plan, 0, sizeof(plan))
-        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> self.columns.compressed_size[block])
+        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> length_of_data(self.columns, block))
         plan.columns = self.columns
         plan.raw = True
         task.target = <uint8_t *> PyBytes_AS_STRING(data)
@@ -187,6 +194,7 @@ cdef class Reader:
         cdef Work work = Work.__new__(Work)
         if n > 0xFFFFFFFF:
             raise ValueError("a batch has fewer than 2**32 members")
+        drop_left_works()
         work.owners = (self, owners)
         work.plan.columns = self.columns
         work.plan.verify = self.verify
@@ -232,6 +240,7 @@ cdef class Reader:
                 task.target = <uint8_t *> PyBytes_AS_STRING(data)
                 result[i] = data
         work.owners += (result,)
+        work.is_private = True
         work.start(self.threads, True, fetch)
         work.finish()
         failures = work.failures()
@@ -290,8 +299,13 @@ cdef class Reader:
             offsets[i + 1] = offsets[i] + <int64_t> self.columns.size[blocks[i]]
         return None
 
-    def read_stream(self, uint32_t source, uint64_t begin, uint8_t[::1] out not None, fetch=None):
-        """Decode a range of the logical stream of a source that has blocks; return (status, errno)."""
+    def read_stream(
+        self, uint32_t source, uint64_t begin, uint8_t[::1] out not None, fetch=None, *, bint check=False
+    ):
+        """Decode a range of the logical stream of a source that has blocks; return (status, errno).
+
+        With `check`, it is read and verified as by the method of that name.
+        """
         cdef Work work = self._work(1, (out,))
         cdef Task *task = work.plan.tasks
         cdef uint64_t size = out.shape[0]
@@ -309,6 +323,8 @@ cdef class Reader:
         task.block = NO_MEMBER
         task.begin, task.end = begin, begin + size
         task.target = &out[0]
+        if check:
+            verify_all(&work.plan)
         work.start(self.threads, True, fetch)
         work.finish()
         failures = work.failures()
@@ -412,12 +428,17 @@ cdef class Reader:
         All is read from the source anew, and blocks are decoded to their ends.
         """
         cdef Work work = self._plan(blocks, fetched, None)
-        work.plan.verify = True
-        work.plan.whole = True
-        work.plan.cache = NULL
+        verify_all(&work.plan)
         work.start(self.threads, True, fetch)
         work.finish()
         return work.failures()
+
+
+cdef inline void verify_all(Plan *plan) noexcept:
+    """Have all read from the source anew, and blocks decoded to their ends."""
+    plan.verify = True
+    plan.whole = True
+    plan.cache = NULL
 
 
 cdef inline void PyList_SET_ITEM_none(list target, size_t i):

@@ -29,6 +29,7 @@ cdef struct Found:
 
 # Where values go.
 cdef struct Sink:
+    uint32_t kind
     uint32_t run
     uint8_t *to
     const uint8_t **spans       # begin and end of each, where values are objects of their own

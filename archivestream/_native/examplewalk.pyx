@@ -119,7 +119,10 @@ cdef void walk_feature(Cursor *cursor, Found *found, Sink *sink) noexcept nogil:
             found.run += 1
             found.count = found.size = 0
         outer = enter(cursor)
-        walk_list(cursor, found, sink if sink != NULL and sink.run == found.run else NULL)
+        if sink != NULL and sink.kind == kind and sink.run == found.run:
+            walk_list(cursor, found, sink)
+        else:
+            walk_list(cursor, found, NULL)
         leave(cursor, outer)
 
 
@@ -130,7 +133,7 @@ cdef bint walk_entry(Cursor *cursor, const uint8_t **key, size_t *key_size, Foun
     cdef bint is_entry = True
     memset(found, 0, sizeof(found[0]))
     found.entry, found.end = cursor.at, cursor.end
-    key_size[0] = 0
+    key[0], key_size[0] = cursor.at, 0
     while more(cursor):
         tag = read_tag(cursor)
         if tag == MESSAGE:
@@ -199,7 +202,8 @@ cdef void examine(const Messages *messages, size_t record) noexcept nogil:
     cdef const uint8_t *outer
     cdef uint32_t tag
     cdef size_t i
-    memset(row, 0, n * sizeof(Found))
+    if n:       # without features, `found` is NULL, which C forbids here
+        memset(row, 0, n * sizeof(Found))
     memset(failure, 0, sizeof(Failure))
     cursor.at, cursor.end, cursor.fault = messages.begins[record], messages.ends[record], SOUND
     while more(&cursor):
@@ -238,7 +242,7 @@ cdef void store(const Messages *messages, size_t record) noexcept nogil:
         if messages.holes != NULL and messages.holes[record].size and i == messages.large:
             continue    # they are there
         first = target.splits[record] if wanted.ragged else record * wanted.count
-        sink.run = found.run
+        sink.kind, sink.run = found.kind, found.run
         sink.to = NULL
         sink.spans = NULL
         if wanted.item:
@@ -283,6 +287,7 @@ cdef uint64_t foresee(
     cdef uint64_t place = load_place(messages.seen)
     cdef uint64_t length = wanted.count * wanted.item
     cdef Hole *hole = &messages.holes[position]
+    hole.size = 0
     if place == 0 or place - 1 > size or size - (place - 1) < length:
         return 0
     hole.begin, hole.size = place - 1, length
@@ -314,3 +319,5 @@ cdef void take_message(void *context, uint32_t position, const uint8_t *data, ui
         if hole != NULL and hole.size == 0 and found.data != NULL:
             store_place(messages.seen, 1 + <uint64_t> (found.data - data))
         store(messages, position)
+    if hole != NULL:
+        hole.size = 0   # whoever reads a message to this position next has not foreseen anything

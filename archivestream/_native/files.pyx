@@ -7,6 +7,7 @@ from libcpp.vector cimport vector
 
 cdef extern from *:
     """
+    #include <algorithm>
     #include <cerrno>
     #include <fcntl.h>
     #include <sys/stat.h>
@@ -14,9 +15,10 @@ cdef extern from *:
 
     #include "positional_io.hpp"
 
-    // Read a regular file of known size, through no link; 0, or an errno: EAGAIN where it is not the file that it was.
-    static int read_file(const char *path, std::uint8_t *to, std::uint64_t size) {
-      const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    // Open a regular file of known size, through no link, and wait for nobody (a pipe may have taken its place); 0, or
+    // an errno: EAGAIN where it is not the file that it was.
+    static int open_file(const char *path, std::uint64_t size, int &fd) {
+      fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
       if (fd < 0) return errno;
       struct stat found;
       int status = 0;
@@ -24,29 +26,64 @@ cdef extern from *:
         status = errno;
       } else if (!S_ISREG(found.st_mode) || static_cast<std::uint64_t>(found.st_size) != size) {
         status = EAGAIN;
-      } else {
-        const std::int64_t got = archivestream::read_at(fd, to, size, 0);
-        status = got < 0 ? errno : static_cast<std::uint64_t>(got) != size ? EAGAIN : 0;
       }
+      if (status != 0) close(fd);
+      return status;
+    }
+
+    // Read such a file.
+    static int read_file(const char *path, std::uint8_t *to, std::uint64_t size) {
+      int fd;
+      int status = open_file(path, size, fd);
+      if (status != 0) return status;
+      const std::int64_t got = archivestream::read_at(fd, to, size, 0);
+      status = got < 0 ? errno : static_cast<std::uint64_t>(got) != size ? EAGAIN : 0;
       close(fd);
       return status;
     }
 
+    // Open a folder that is only gone through: where the system knows that, without the right to list it.
+    static int enter(int above, const char *name, bool follow) {
+    #ifdef O_PATH
+      const int how = O_PATH | O_DIRECTORY | O_CLOEXEC;
+    #else
+      const int how = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+    #endif
+      int fd;
+      do {
+        fd = openat(above < 0 ? AT_FDCWD : above, name, how | (follow ? 0 : O_NOFOLLOW));
+      } while (fd < 0 && errno == EINTR);
+      return fd < 0 ? -errno : fd;
+    }
+
     // Go over little-endian numbers in a file up to one that is not as expected; 0, or an errno: EILSEQ where one
-    // is another, or where the file ends before it.
+    // is another, or where the file ends before it. Those that lie on neighbouring pages come with one read.
     static int compare_words(int fd, const std::uint64_t *offsets, const std::uint32_t *expected, std::size_t n,
                              std::size_t &row) {
+      constexpr std::size_t kWord = 4, kNear = 4096;
+      std::uint8_t window[64 << 10];
+      std::uint64_t begin = 0;  // of the window, in the file
+      std::size_t have = 0, ask = kWord;
       for (row = 0; row < n; ++row) {
-        std::uint8_t word[4];
-        const std::int64_t got = archivestream::read_at(fd, word, sizeof word, offsets[row]);
-        if (got < 0) return errno;
+        const std::uint64_t at = offsets[row];
+        if (have < kWord || at < begin || at - begin > have - kWord) {
+          ask = row && at - offsets[row - 1] <= kNear ? std::min(2 * ask, sizeof window) : kWord;
+          const std::int64_t got = archivestream::read_at(fd, window, ask, at);
+          if (got < 0) return errno;
+          begin = at;
+          have = static_cast<std::size_t>(got);
+          if (have < kWord) return EILSEQ;
+        }
+        const std::uint8_t *word = window + (at - begin);
         const std::uint32_t value = word[0] | word[1] << 8 | word[2] << 16 | static_cast<std::uint32_t>(word[3]) << 24;
-        if (got != sizeof word || value != expected[row]) return EILSEQ;
+        if (value != expected[row]) return EILSEQ;
       }
       return 0;
     }
     """
     int cpp_close "close"(int number) nogil
+    int cpp_open_file "open_file"(const char *path, uint64_t size, int &fd) nogil
+    int cpp_enter "enter"(int above, const char *name, bint follow) nogil
     int cpp_read_file "read_file"(const char *path, uint8_t *to, uint64_t size) nogil
     int cpp_compare_words "compare_words"(
         int fd, const uint64_t *offsets, const uint32_t *expected, size_t n, size_t &row) nogil
@@ -90,6 +127,22 @@ def read_files(list paths, list sizes, unsigned char[::1] target not None):
             to += lengths[i]
             i += 1
     return i, status
+
+
+def open_file(bytes path not None, uint64_t size):
+    """Open a regular file of known size; a symbolic link is not followed.
+
+    Returns
+    -------
+    descriptor, errno : int
+        ``EAGAIN`` where it is no regular file or has another size.
+    """
+    cdef const char *name = path
+    cdef int descriptor = -1
+    cdef int status
+    with nogil:
+        status = cpp_open_file(name, size, descriptor)
+    return descriptor, status
 
 
 def compare_words(int descriptor, const uint64_t[::1] offsets not None, const uint32_t[::1] expected not None):
@@ -140,3 +193,20 @@ cdef class Descriptor:
     def __dealloc__(self):
         if self.number >= 0:
             cpp_close(self.number)
+
+
+def enter_folder(bytes name not None, int above=-1):
+    """Open a folder right in another one, and not through a link; without one above it, at a path, which may be one.
+
+    In one step, between which and its owner no signal comes.
+
+    Returns
+    -------
+    Descriptor or int
+        Or an errno.
+    """
+    cdef const char *path = name
+    cdef int number
+    with nogil:
+        number = cpp_enter(above, path, above < 0)
+    return Descriptor(number) if number >= 0 else -number

@@ -22,6 +22,7 @@ class FrameIndexer:
         spacing: int = 4194304,
         max_window: int = 134217728,
         budget: float = 0.05,
+        spare: int = 268435456,
         resume: Mapping[str, ReadableBuffer] | None = None,
     ) -> Self: ...
     def feed(self, data: ReadableBuffer) -> None: ...

@@ -13,9 +13,9 @@ from libc.string cimport memcpy
 from archivestream._native.buffers cimport Buffer
 from archivestream._native.checkpoints cimport DICTIONARY_MAGIC, FEWEST_CONTENT
 from archivestream._native.codecs cimport (
-    BAD_DATA, BAD_INDEX, DICTIONARY_REQUIRED, LARGEST_WINDOW_LOG, NO_MEMORY, OK, TRAILING_BYTES, TRUNCATED,
-    WINDOW_TOO_LARGE, Status, ZSTD_DCtx, ZSTD_DDict, begin_frame, decode_some, free_dictionary, free_stream,
-    new_dictionary, new_stream)
+    BAD_DATA, BAD_INDEX, DICTIONARY_REQUIRED, LARGEST_WINDOW_LOG, NO_MEMORY, OK, OVER_LIMIT, TOO_FEW_BYTES,
+    TOO_MANY_BYTES, TRAILING_BYTES, TRUNCATED, WINDOW_TOO_LARGE, Status, ZSTD_DCtx, ZSTD_DDict, begin_frame,
+    decode_some, free_dictionary, free_stream, new_dictionary, new_stream)
 from archivestream._native.loads cimport u32
 from archivestream._native.segments cimport Bytes, Segmenter, copy_bytes
 from archivestream._native.zstdscan cimport (
@@ -25,6 +25,8 @@ from archivestream._native.zstdscan cimport (
 cdef enum:
     PIECE = 1 << 20                 # bytes of content that come at a time, and at most a block more
     LARGEST_DICTIONARY = 32 << 20
+
+cdef uint64_t UNKNOWN = 0xFFFFFFFFFFFFFFFFULL       # a content size; libzstd takes one of that value for none, too
 
 # What comes next in the file.
 cdef enum Place:
@@ -47,6 +49,8 @@ cdef class FrameIndexer:
     budget : float
         The size that the index may have, as a fraction of the file's. The spacing grows, up to 4 times, while
         they have more.
+    spare : int
+        Bytes that checkpoints may have besides half of those of the file: so far, the spacing grows as it must.
     resume : mapping of str to buffer, optional
         What `snapshot` returned: the file is decoded from its beginning all the same, but checkpoints are made from the
         last block on only.
@@ -58,7 +62,8 @@ cdef class FrameIndexer:
     offset : int
         How far the file has been read; with a fault, where the faulty part begins.
     detail : int
-        With WINDOW_TOO_LARGE the window in bytes, with DICTIONARY_REQUIRED the id of the dictionary.
+        With WINDOW_TOO_LARGE the window in bytes; with DICTIONARY_REQUIRED, and with OVER_LIMIT (there is no place to
+        begin decoding that does not cost too much) where it is for a dictionary, the id of that.
     size : int
         Bytes of content so far.
 
@@ -84,14 +89,17 @@ cdef class FrameIndexer:
     cdef Place place
     cdef uint64_t skip
     cdef FrameHeader header
+    cdef uint64_t frame_start       # in the content of the file
+    cdef uint64_t declared          # the size of the frame, by its header
     cdef ZSTD_DCtx *stream
     cdef ZSTD_DDict *dictionary
     cdef Bytes dictionary_data
 
     def __cinit__(
-        self, *, uint64_t spacing=4 << 20, uint64_t max_window=128 << 20, double budget=0.05, resume=None
+        self, *, uint64_t spacing=4 << 20, uint64_t max_window=128 << 20, double budget=0.05,
+        uint64_t spare=256 << 20, resume=None
     ):
-        self.segments = Segmenter(spacing=spacing, budget=budget)
+        self.segments = Segmenter(spacing=spacing, budget=budget, spare=spare)
         if resume is not None:
             self.segments.load(resume)
         self.max_window = min(max_window, <uint64_t> 1 << LARGEST_WINDOW_LOG)
@@ -188,7 +196,7 @@ cdef class FrameIndexer:
         return False
 
     cdef bint _check(self, Status status) noexcept nogil:
-        return True if status == OK else self._fault(status)
+        return True if status == OK else self._fault(status, self.header.dictionary_id if status == OVER_LIMIT else 0)
 
     cdef bint _may_be_frame(self) noexcept nogil:
         """Whether the bytes left over at the end can be the beginning of a frame."""
@@ -253,6 +261,8 @@ cdef class FrameIndexer:
             return self._fault(status)
         self._done(self.header.size)
         self.place = A_BLOCK
+        self.frame_start = self.size
+        self.declared = self.header.content_size if self.header.has_content_size else UNKNOWN
         if not self.header.has_content_size:
             self._bound_content()
         return self._check(self.segments.begin_frame(&self.header, self.offset, self.size))
@@ -368,5 +378,9 @@ cdef class FrameIndexer:
         return self._end()
 
     cdef bint _end(self) noexcept nogil:
+        cdef uint64_t found = self.size - self.frame_start
+        # Where the last block is empty, libzstd does not compare them.
+        if self.declared != UNKNOWN and found != self.declared:
+            return self._fault(TOO_FEW_BYTES if found < self.declared else TOO_MANY_BYTES)
         self.place = A_FRAME
         return self._check(self.segments.end_frame(self.offset))

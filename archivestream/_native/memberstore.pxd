@@ -43,5 +43,5 @@ cdef class MemberStore:
     cdef bint _grow(self) noexcept
     cdef bytes reserve(self, size_t size)
     cdef void unreserve(self, size_t size) noexcept
-    cdef int insert(self, uint64_t key, bytes data, bint reserved) except -1
+    cdef void insert(self, uint64_t key, bytes data, bint reserved) noexcept
     cdef void enter_process(self) noexcept

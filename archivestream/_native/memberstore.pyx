@@ -189,7 +189,7 @@ cdef class MemberStore:
         return True
 
     cdef bytes reserve(self, size_t size):
-        """Make a `bytes` object of a size within the limit, not filled; None where there is no room for it."""
+        """Make a `bytes` object of a size within the limit, not filled; None where there is no room or no memory."""
         cdef size_t whole = ENTRY_BYTES + EMPTY_BYTES + size
         with cython.critical_section(self):
             if not self._grow() or not self._make_room(whole):
@@ -199,14 +199,17 @@ cdef class MemberStore:
             return PyBytes_FromStringAndSize(NULL, <Py_ssize_t> size)
         except MemoryError:
             self.unreserve(size)
-            raise
+            return None
 
     cdef void unreserve(self, size_t size) noexcept:
         with cython.critical_section(self):
             self.reserved -= ENTRY_BYTES + EMPTY_BYTES + size
 
-    cdef int insert(self, uint64_t key, bytes data, bint reserved) except -1:
-        """Keep an object where there is room for it, or it was reserved, and there is none of the key yet."""
+    cdef void insert(self, uint64_t key, bytes data, bint reserved) noexcept:
+        """Keep an object where there is room for it, or it was reserved, and there is none of the key yet.
+
+        Without memory for an entry it is not kept: who has read it can do without.
+        """
         cdef size_t whole = ENTRY_BYTES + EMPTY_BYTES + <size_t> PyBytes_GET_SIZE(data)
         cdef Entry *entry
         cdef Entry **link
@@ -214,10 +217,10 @@ cdef class MemberStore:
             if reserved:
                 self.reserved -= whole
             if self.find(key) != NULL or not self._grow() or not self._make_room(whole):
-                return 0
+                return
             entry = <Entry *> malloc(sizeof(Entry))
             if entry == NULL:
-                raise MemoryError("no memory for an entry of a cache")
+                return
             Py_INCREF(data)
             entry.data = <PyObject *> data
             entry.key = key
@@ -227,7 +230,6 @@ cdef class MemberStore:
             self._list(entry)
             self.members += 1
             self.held += whole
-        return 0
 
     cdef void enter_process(self) noexcept:
         """Forget what threads of a parent process were about, which are not in this one."""

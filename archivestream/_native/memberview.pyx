@@ -295,12 +295,16 @@ cdef class MemberClaim:
         cdef const uint8_t *base = &data[0] if data.shape[0] else NULL
         cdef uint64_t room = data.shape[0]
         cdef vector[char *] targets
-        cdef list kept = []
+        cdef list kept
         cdef size_t n = self.keys.size()
         cdef size_t i
         if <size_t> starts.shape[0] != n or <size_t> sizes.shape[0] != n:
             raise ValueError("a start and a size for each own member")
-        targets.resize(n)
+        try:
+            targets.resize(n)
+            kept = [None] * <Py_ssize_t> n
+        except MemoryError:     # the caller has what he has read all the same
+            return
         try:
             for i in range(n):
                 if starts[i] < 0:
@@ -310,7 +314,7 @@ cdef class MemberClaim:
                 one = self.store.reserve(skip + sizes[i])
                 if one is not None:
                     targets[i] = PyBytes_AS_STRING(one)
-                    kept.append((i, one))
+                    kept[i] = one
             with nogil:
                 for i in range(n):
                     if targets[i] != NULL:
@@ -319,11 +323,13 @@ cdef class MemberClaim:
                         if sizes[i]:
                             memcpy(targets[i] + skip, base + starts[i], sizes[i])
         except BaseException:
-            for _, one in kept:
-                self.store.unreserve(len(one))
+            for one in kept:
+                if one is not None:
+                    self.store.unreserve(len(one))
             raise
-        for i, one in kept:
-            self.store.insert(self.keys[i], one, True)
+        for i in range(n):
+            if kept[i] is not None:
+                self.store.insert(self.keys[i], kept[i], True)
 
     def wait(self):
         """Wait until those who read the members in `others` have released their claims. Always True here."""

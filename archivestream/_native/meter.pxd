@@ -11,6 +11,7 @@ cdef extern from "positional_io.hpp":      # which the next one includes
 
 cdef extern from "meter.hpp" namespace "archivestream" nogil:
     cdef cppclass MeterCounts "archivestream::Meter":
+        MeterCounts() except +
         void add_fetch(uint64_t nanoseconds, uint64_t bytes)
 
     long long read_at(MeterCounts *meter, int fd, void *into, size_t size, uint64_t offset)

@@ -30,22 +30,40 @@ cdef class NameTable:
     ----------
     names : buffer of uint8
         The names, one after the other, in UTF-8.
-    offsets : buffer of uint64, shape (n + 1,)
-        Where each name begins, and where the last one ends.
+    begin, end : buffer of uint64, shape (n,)
+        Where in it each one begins and ends.
+
+    Raises
+    ------
+    ValueError
+        If one does not lie in it, or there are more than can be counted.
 
     Immutable once made, so any number of threads may ask it.
     """
 
     cdef const uint8_t[::1] names
-    cdef const uint64_t[::1] offsets
+    cdef const uint64_t[::1] begin
+    cdef const uint64_t[::1] end
     cdef Buffer slots
     cdef uint64_t capacity, k0, k1
     cdef readonly size_t duplicates     # members whose name a later one has, too
 
-    def __cinit__(self, const uint8_t[::1] names not None, const uint64_t[::1] offsets not None):
-        cdef uint64_t n = offsets.shape[0] - 1
+    def __cinit__(
+        self, const uint8_t[::1] names not None, const uint64_t[::1] begin not None, const uint64_t[::1] end not None
+    ):
+        cdef uint64_t n = begin.shape[0]
+        cdef uint64_t size = names.shape[0]
+        cdef uint64_t i
+        cdef bint ok = n == <uint64_t> end.shape[0] and n < EMPTY
+        if ok:
+            with nogil:
+                for i in range(n):
+                    ok &= begin[i] <= end[i] and end[i] <= size
+        if not ok:
+            raise ValueError("names that do not lie in the column of names, or more than can be counted")
         self.names = names
-        self.offsets = offsets
+        self.begin = begin
+        self.end = end
         self.capacity = n + n // 2 + 1      # two thirds full
         self.slots = Buffer(4 * self.capacity)
         key = urandom(16)
@@ -57,11 +75,10 @@ cdef class NameTable:
     cdef void _fill(self, uint64_t n) noexcept nogil:
         cdef uint32_t *slots = <uint32_t *> self.slots.data
         cdef const uint8_t *names = &self.names[0] if self.names.shape[0] else NULL
-        cdef const uint64_t *offsets = &self.offsets[0]
         cdef uint64_t i, slot
         memset(slots, 0xFF, 4 * self.capacity)
         for i in range(n):
-            slot = self._slot(names + offsets[i], offsets[i + 1] - offsets[i])
+            slot = self._slot(names + self.begin[i], self.end[i] - self.begin[i])
             self.duplicates += slots[slot] != EMPTY
             slots[slot] = <uint32_t> i
 
@@ -71,8 +88,8 @@ cdef class NameTable:
         cdef uint64_t slot = siphash(self.k0, self.k1, name, size) % self.capacity
         cdef uint64_t begin
         while slots[slot] != EMPTY:
-            begin = self.offsets[slots[slot]]
-            if self.offsets[slots[slot] + 1] - begin == size and (
+            begin = self.begin[slots[slot]]
+            if self.end[slots[slot]] - begin == size and (
                 size == 0 or memcmp(&self.names[begin], name, size) == 0
             ):
                 break

@@ -13,6 +13,7 @@ import operator
 
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy
 
 cdef enum:
     # With ideal round functions, each two rounds on (Z_3, Z_2), which mix worst, halve the distance to all
@@ -89,13 +90,17 @@ cdef class Permutation:
         """
         cdef Py_ssize_t n = positions.shape[0]
         cdef Py_ssize_t at = 0
-        cdef Py_ssize_t bad
+        cdef Py_ssize_t bad, count
+        cdef uint64_t[LANES] lanes
         with nogil:
             bad = self._find_outside(positions)
             if bad == n:
                 while at < n:
-                    self._permute(<uint64_t *> &positions[at], min(<Py_ssize_t> LANES, n - at))
-                    at += LANES
+                    count = min(<Py_ssize_t> LANES, n - at)
+                    memcpy(lanes, &positions[at], count * sizeof(uint64_t))
+                    self._permute(lanes, count)
+                    memcpy(&positions[at], lanes, count * sizeof(uint64_t))
+                    at += count
         if bad < n:
             raise IndexError(f"position {positions[bad]} of a permutation of {self.n}")
 
@@ -109,6 +114,8 @@ cdef class Permutation:
     cdef void _permute(self, uint64_t *x, Py_ssize_t count) noexcept nogil:
         """Permute up to LANES elements in place."""
         cdef Py_ssize_t j
+        for j in range(count):
+            x[j] = min(x[j], self.n - 1)    # another thread may have changed one since they were checked
         self._encipher(x, count)
         for j in range(count):
             while x[j] >= self.n:       # hardly ever: few elements of the two halves lie above

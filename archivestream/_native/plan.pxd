@@ -80,6 +80,7 @@ cdef struct Columns:
     const Source *sources
     uint32_t *spans             # how far the data of a block lie behind its local header; 0: not read yet
     uint64_t largest            # limit on the size of a member
+    uint64_t max_window         # … and of what a segment of zstd may need of that before it
     BlockTable blocks
     bint strict                 # compressed bytes after the end of a stream are an error
     bint allow_overlap
@@ -169,6 +170,7 @@ cdef Status admit(const Columns *columns, uint64_t block) noexcept nogil
 cdef void locate(const Columns *columns, Task *task, bint whole) noexcept nogil
 cdef Status make_groups(Plan *plan, size_t threads) noexcept nogil
 cdef bint is_foreseeable(const Plan *plan, const Task *task) noexcept nogil
+cdef uint64_t length_of_data(const Columns *columns, uint64_t block) noexcept nogil
 cdef bint is_direct(const Plan *plan, const Task *task) noexcept nogil
 cdef const uint8_t *name_of(const Columns *columns, uint32_t block, size_t *size) noexcept nogil
 cdef uint32_t source_of(const Columns *columns, uint32_t block) noexcept nogil

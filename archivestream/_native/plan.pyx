@@ -11,7 +11,7 @@ from libcpp.pair cimport pair
 from archivestream._native.codecs cimport (
     BAD_INDEX, BAD_NAME, BROKEN_LINK, BZIP2, DEFLATE, ENCRYPTED, IMPOSSIBLE_SIZE, IN_PIECES, LZ4, LZMA, NOT_NATIVE,
     NOT_RUN, NO_MEMORY, OK, OTHER_DISK, OUT_OF_BOUNDS, OVERLAP, OVER_LIMIT, PATCHED, STORED, TRUNCATED,
-    UNSUPPORTED_METHOD, UNSUPPORTED_VERSION, XZ, is_native, is_possible)
+    UNSUPPORTED_METHOD, UNSUPPORTED_VERSION, XZ, is_native, is_possible, readable)
 from archivestream._native.columns cimport (
     ALIAS_BIT, BAD_NAME_BIT, BLOCKS, BROKEN_LINK_BIT, ENCRYPTED_BIT, ENTRIES, FORBIDDEN_BITS, OTHER_DISK_BIT,
     OUT_OF_RANGE_BIT, PATCHED_BIT, RANGES, RAW_NAME_BIT, SEGMENTED_BIT, SPARSE_BIT, VERSION_BIT)
@@ -157,7 +157,7 @@ cdef void locate(const Columns *columns, Task *task, bint whole) noexcept nogil:
         task.status = OVERLAP
         return
     task.begin = offset
-    task.end = offset + span + compressed_size
+    task.end = offset + span + length_of_data(columns, task.block)
     task.end += min(slack, room - task.end)
     # Who fetches the bytes himself fetches all of them. Strict: the segments could decode to other bytes than the
     # stream that every other reader takes the member for.
@@ -169,6 +169,11 @@ cdef void locate(const Columns *columns, Task *task, bint whole) noexcept nogil:
         and (source.fd >= 0 or source.memory != NULL)
     ):
         task.status = IN_PIECES
+
+
+cdef uint64_t length_of_data(const Columns *columns, uint64_t block) noexcept nogil:
+    """How many compressed bytes of a block are read."""
+    return readable(columns.codec[block], columns.compressed_size[block], columns.size[block])
 
 
 cdef bint is_direct(const Plan *plan, const Task *task) noexcept nogil:

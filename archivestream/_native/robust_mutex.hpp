@@ -4,7 +4,9 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <ctime>
 
 #include <pthread.h>
 #include <signal.h>
@@ -36,25 +38,39 @@ class RobustMutex {
 #endif
   }
 
-  void lock() {
-    const int state = pthread_mutex_lock(&mutex_);
-#ifndef __APPLE__
-    // What it guards says for itself whether the dead one has left it whole.
-    if (state == EOWNERDEAD) pthread_mutex_consistent(&mutex_);
+  bool try_lock() { return is_held(pthread_mutex_trylock(&mutex_)); }
+
+  // Wait for it, but not for ever: who holds it may have been stopped (SIGSTOP, a debugger, a frozen container).
+  bool lock(int seconds) {
+    if (try_lock()) return true;
+#ifdef __APPLE__
+    (void)seconds;
+    return false;
 #else
-    (void)state;
+    timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += seconds;
+    return is_held(pthread_mutex_timedlock(&mutex_, &until));
 #endif
   }
 
   void unlock() { pthread_mutex_unlock(&mutex_); }
 
  private:
+  bool is_held(int state) {
+#ifndef __APPLE__
+    // What it guards says for itself whether the dead one has left it whole.
+    if (state == EOWNERDEAD) state = pthread_mutex_consistent(&mutex_);
+#endif
+    return state == 0;
+  }
+
   pthread_mutex_t mutex_;
 };
 
 // A process, told from a later one that has got its number.
 struct Process {
-  std::uint64_t number = 0;
+  std::uint64_t number = 0;   // 0: none
   std::uint64_t started = 0;  // in clock ticks since the system started; 0: not known
 
   bool operator==(const Process &other) const { return number == other.number && started == other.started; }
@@ -70,20 +86,20 @@ struct Process {
     return found;
   }
 
+  // What cannot be found out, be it for want of a descriptor, counts as alive: only what is known is dead.
   bool is_alive() const {
+    if (number == 0 || (kill(static_cast<pid_t>(number), 0) != 0 && errno == ESRCH)) return false;
     char state;
     std::uint64_t since;
-    if (self().started != 0) {
-      // A zombie does nothing any more.
-      return look_up(number, &state, &since) && since == started && state != 'Z' && state != 'X';
-    }
-    return kill(static_cast<pid_t>(number), 0) == 0 || errno == EPERM;  // no /proc here
+    if (started == 0 || !look_up(number, &state, &since)) return true;
+    return since == started && state != 'Z' && state != 'X';  // a zombie does nothing any more
   }
 
  private:
   // proc(5), /proc/pid/stat: number (name) state ..., and field 22 is when it started.
   static bool look_up(std::uint64_t number, char *state, std::uint64_t *started) {
     char path[48], text[1024];
+    if (!has_proc()) return false;
     std::snprintf(path, sizeof path, "/proc/%llu/stat", static_cast<unsigned long long>(number));
     std::FILE *file = std::fopen(path, "re");
     if (file == nullptr) return false;
@@ -99,6 +115,16 @@ struct Process {
     }
     *started = since;
     return true;
+  }
+
+  // Whether /proc is there, and numbers processes as they are numbered here: another PID namespace may have left its
+  // own (unshare(1) without --mount-proc).
+  static bool has_proc() {
+    char text[24];
+    const ssize_t size = readlink("/proc/self", text, sizeof text - 1);
+    if (size <= 0) return false;
+    text[size] = 0;
+    return std::strtoll(text, nullptr, 10) == static_cast<long long>(getpid());
   }
 };
 

@@ -14,11 +14,12 @@ from libcpp cimport bool as cpp_bool
 from archivestream._native.blocks cimport find_data, run_group
 from archivestream._native.cache cimport Entry
 from archivestream._native.checkpoints cimport (
-    SEGMENT_MARGIN_AFTER, SEGMENT_MARGIN_BEFORE, decode_segment, segment_extent)
+    LARGEST_INDEXED, SEGMENT_MARGIN_AFTER, SEGMENT_MARGIN_BEFORE, decode_segment, segment_extent)
 from archivestream._native.checksums cimport has_checksum, member_checksum
 from archivestream._native.codecs cimport (
-    BAD_CHECKSUM, BAD_INDEX, DEFLATE, DEFLATE_SEGMENT, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, PREFIX_DIFFERS,
-    READ_FAILED, STORED, TRUNCATED, ZSTD, ZSTD_SEGMENT, Status, crc32_of, decode, decode_with_dictionary, is_possible)
+    BAD_CHECKSUM, BAD_DATA, BAD_INDEX, DEFLATE, DEFLATE_SEGMENT, NOT_RUN, NO_MEMORY, OK, OUT_OF_BOUNDS, PREFIX_DIFFERS,
+    READ_FAILED, STORED, TRUNCATED, ZSTD, ZSTD_SEGMENT, Status, crc32_of, decode, decode_with_dictionary, is_possible,
+    readable)
 from archivestream._native.columns cimport CHECKED_BIT, ENTRIES
 from archivestream._native.meter cimport MeterCounts, count_decoded, read_at
 from archivestream._native.pieces cimport fail_block
@@ -39,9 +40,6 @@ cdef extern from "scratch.hpp":
     void trim_out "block_out.trim"() noexcept nogil
 
 cdef uint8_t[2] FINAL_BLOCK = [0x03, 0x00]
-
-cdef enum:
-    LARGEST_BLOCK = 1 << 30     # decoded: none of ours comes near, and a hostile index shall not ask for more
 
 
 cdef void run_item(void *context, size_t item) noexcept nogil:
@@ -74,7 +72,7 @@ cdef Status fill(Plan *plan, BlockTask *task) noexcept nogil:
     cdef size_t decoded = 0
     cdef cpp_bool more = False
     cdef Status status
-    if size > LARGEST_BLOCK:
+    if size > LARGEST_INDEXED:
         return BAD_INDEX
     if entry != NULL:
         scatter(plan, task, entry.data)     # and released with the work
@@ -191,6 +189,8 @@ cdef Status decode_block(
         return BAD_INDEX
     elif not is_possible(DEFLATE if codec == DEFLATE_SEGMENT else codec, wanted, size):
         return BAD_INDEX
+    if wanted > readable(codec, wanted, size):
+        return BAD_DATA
     if codec == STORED and source.fd >= 0:
         data = target
         status = read_exactly(plan.meter, source.fd, target, wanted, offset, &task.error)
@@ -204,7 +204,8 @@ cdef Status decode_block(
             memcpy(target, data, size)
     elif codec == ZSTD_SEGMENT:
         status = decode_segment(
-            aux, aux_size, <uint8_t *> data, wanted, upto, target, size, decoded, plan.verify)
+            aux, aux_size, table.start[row], columns.max_window, <uint8_t *> data, wanted, upto, target, size, decoded,
+            plan.verify)
     elif codec == ZSTD and source.dictionary != NULL:
         status = decode_with_dictionary(source.dictionary, data, wanted, target, size)
     elif codec == DEFLATE_SEGMENT:

@@ -39,6 +39,8 @@ cdef class Segmenter:
     cdef double budget
     cdef uint64_t others            # bytes of the index that count, and are not checkpoints
     cdef uint64_t factor            # of the spacing, to keep the budget
+    cdef uint64_t spare             # bytes that checkpoints may have besides half of the file's
+    cdef uint64_t stretch           # of the spacing, to keep that
     # ---- the frame
     cdef FrameHeader header
     cdef uint64_t frame_offset      # in the file
@@ -57,6 +59,7 @@ cdef class Segmenter:
     cdef bint forced                # cut where no dictionary can stand for all that came before
     cdef Window window
     cdef Bytes bitmap
+    cdef uint64_t content           # bytes of the dictionary, once it is packed; 0 before
     cdef uint64_t stop_offset, stop_at, stop_count
     cdef uint32_t stop_crc
     cdef Bytes stops
@@ -79,7 +82,7 @@ cdef class Segmenter:
     cdef Status _close(self, uint64_t offset, bint frame_ends) noexcept nogil
     cdef bint _stop(self, uint64_t offset) noexcept nogil
     cdef bint _describe(self, uint64_t offset) noexcept nogil
-    cdef uint64_t _pack(self) noexcept nogil
+    cdef bint _pack(self) noexcept nogil
     cdef void load(self, columns) except *
     cdef dict columns(self)
 

@@ -3,6 +3,10 @@
 
 A frame that decodes to no more than the spacing is one block of the index. A larger one is cut into segments at the
 boundaries of its own blocks, and each segment gets what it takes to begin decoding there: see `checkpoints`.
+
+That is a few percent of the file, for the budget of which the spacing grows a little. But where a file says the same
+over and over, each segment may need all of a window that has cost the file next to nothing; so there is a bound, too,
+in bytes of the file that have been read, for which segments grow as far as one can still be decoded to read from it.
 """
 
 cimport cython
@@ -10,9 +14,10 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from archivestream._native.checkpoints cimport AUX_VERSION, FEWEST_CONTENT, restore_entropy
+from archivestream._native.checkpoints cimport AUX_VERSION, FEWEST_CONTENT, LARGEST_INDEXED, restore_entropy
 from archivestream._native.codecs cimport (
-    BAD_DATA, BAD_INDEX, NO_MEMORY, OK, UNSUPPORTED_METHOD, ZSTD, ZSTD_SEGMENT, crc32_of, zstd_bound, zstd_compress)
+    BAD_DATA, BAD_INDEX, NO_MEMORY, OK, OVER_LIMIT, UNSUPPORTED_METHOD, ZSTD, ZSTD_SEGMENT, crc32_of, zstd_bound,
+    zstd_compress)
 from archivestream._native.columns cimport CHECKED_BIT
 from archivestream._native.entropy cimport is_expressible, reset_entropy, save_entropy
 from archivestream._native.sequences cimport Sections, follow_sequences, parse_sections, take_tables
@@ -22,8 +27,10 @@ cdef enum:
     STOP_SPACING = 512 << 10        # bytes of content between the stops of a segment
     WIDE_WINDOW = 8 << 20           # from here on, twice the spacing: each checkpoint holds more of the window
     LARGEST_FACTOR = 2              # how much the spacing grows at most, for either reason
+    LARGEST_STRETCH = 1 << 10       # and to keep the bound: more than it takes from any spacing
     # How many times the spacing a segment may have where its end cannot be a checkpoint.
     LONGEST_WAIT = 4
+    LONGEST_SEGMENT = 256 << 20     # bytes of content that one has at most, to keep the bound
 
 
 cdef struct Range:
@@ -35,12 +42,13 @@ cdef struct Range:
 cdef class Segmenter:
     """Cuts frames into blocks of an index. `FrameIndexer` tells it of each block that it decodes."""
 
-    def __cinit__(self, *, uint64_t spacing, double budget):
+    def __cinit__(self, *, uint64_t spacing, double budget, uint64_t spare):
         if spacing == 0:
             raise ValueError("the spacing of checkpoints is at least 1")
         self.spacing = spacing
         self.budget = budget
-        self.factor = 1
+        self.spare = spare
+        self.factor = self.stretch = 1
 
     cdef dict columns(self):
         """Return the columns of the blocks that are complete."""
@@ -144,9 +152,12 @@ cdef class Segmenter:
         elif block_size(block) == 0:
             return OK
         if self.at >= self.target:
-            if is_expressible(&self.entropy, sections.count, sections.modes):
+            if self.aux.size > offset // 2 + self.spare:
+                # What the last segment of a frame needs comes on top of that, and is no more than a window.
+                status = OVER_LIMIT if self.at - self.segment_at >= LONGEST_SEGMENT else OK
+            elif is_expressible(&self.entropy, sections.count, sections.modes):
                 status = self._cut(offset)
-            elif self.at - self.segment_at >= LONGEST_WAIT * self._spacing():
+            elif self.at - self.segment_at >= min(LONGEST_WAIT * self._spacing(), 2 * <uint64_t> LONGEST_SEGMENT):
                 status = self._cut(offset)
                 self.forced = True
         if status != OK or type_of(block) != COMPRESSED_BLOCK:
@@ -170,13 +181,20 @@ cdef class Segmenter:
         """Take the content of a block, which ends at an offset of the file."""
         cdef uint64_t reach, limit
         if self.cuttable:
-            reach = self.header.window + (self.at - self.segment_at)
+            reach = self.header.window
+            if self.segment_at and not self.content:
+                # What comes from here on reaches back to the segment at most, which may become much longer.
+                if self.at - self.segment_at >= self.header.window and not self._pack():
+                    return NO_MEMORY
+                reach += 0 if self.content else self.at - self.segment_at
             limit = self.header.window + self._spacing() + 2 * LARGEST_BLOCK
             if not self.history.append(content, size, reach, limit):
                 return NO_MEMORY
         self.at += size
         if self.replaying:
             return OK
+        if self.at - self.segment_at > LARGEST_INDEXED:
+            return OVER_LIMIT       # a frame that needs a dictionary, as others are cut
         self.segment_crc = crc32_of(self.segment_crc, content, size)
         if self.cuttable:
             self.stop_crc = crc32_of(self.stop_crc, content, size)
@@ -193,11 +211,13 @@ cdef class Segmenter:
 
     cdef uint64_t _spacing(self) noexcept nogil:
         cdef uint64_t factor = self.factor * (2 if self.header.window >= WIDE_WINDOW else 1)
-        return self.spacing * min(factor, <uint64_t> LARGEST_FACTOR)
+        cdef uint64_t spacing = self.spacing * min(factor, <uint64_t> LARGEST_FACTOR)
+        return max(spacing, min(spacing * self.stretch, <uint64_t> LONGEST_SEGMENT))
 
     cdef Status _resume(self, uint64_t offset) noexcept nogil:
         """End the replay of an interrupted pass: from here on, all is noted again."""
-        cdef Status status = restore_entropy(self.resume_aux.data, self.resume_aux.size, &self.entropy)
+        cdef Status status = restore_entropy(
+            self.resume_aux.data, self.resume_aux.size, self.at, self.header.window, &self.entropy)
         self.replaying = False
         if status != OK or self.resume_row.codec != ZSTD_SEGMENT:
             return BAD_INDEX
@@ -218,6 +238,7 @@ cdef class Segmenter:
         self.stop_count = 0
         self.stops.clear()
         self.forced = False
+        self.content = 0
         if not self.cuttable:
             return OK
         self.target = (self.at // spacing + 1) * spacing
@@ -277,28 +298,34 @@ cdef class Segmenter:
                 self.factor = min(2 * self.factor, <uint64_t> LARGEST_FACTOR)
         elif own_share < self.budget / 2 and self.factor > 1:
             self.factor //= 2
+        # Long before the bound is met, as it takes longer and longer segments to stay below it.
+        if self.aux.size > offset // 2 + self.spare // 16 and own_share > 0.5:
+            self.stretch = min(2 * self.stretch, <uint64_t> LARGEST_STRETCH)
+        elif own_share < 0.25 and self.stretch > 1:
+            self.stretch //= 2
         return OK
 
     cdef bint _describe(self, uint64_t offset) noexcept nogil:
         """Write the row of `aux`: see `checkpoints`."""
         cdef uint8_t version = AUX_VERSION
-        cdef uint64_t content, packed
+        cdef uint64_t packed
         if not (self._stop(offset) and self.aux.append(&version, 1) and self.aux.append(&self.header.window_byte, 1)
                 and self.aux.append_varint(self.stop_count) and self.aux.append(self.stops.data, self.stops.size)):
             return False
         if self.segment_at == 0:
             return True
-        content = self._pack()
+        if not (self.content or self._pack()):
+            return False
         packed = zstd_bound(self.packed.size)
-        if not (content and self.aux.append_varint(content) and self.aux.append_varint(self.state_size)
+        if not (self.aux.append_varint(self.content) and self.aux.append_varint(self.state_size)
                 and self.aux.append_varint(self.packed.size) and self.aux.reserve(self.aux.size + packed)):
             return False
         packed = zstd_compress(self.aux.data + self.aux.size, packed, self.packed.data, self.packed.size)
         self.aux.size += packed
         return packed > 0
 
-    cdef uint64_t _pack(self) noexcept nogil:
-        """Put together what stands for the frame before the segment; the size of the content, 0 without memory."""
+    cdef bint _pack(self) noexcept nogil:
+        """Put together what stands for the frame before the segment; False without memory."""
         cdef const uint64_t *bitmap = <const uint64_t *> self.bitmap.data
         cdef uint64_t size = self.window.size
         cdef uint64_t content = max(<uint64_t> self.farthest, <uint64_t> FEWEST_CONTENT)
@@ -311,7 +338,7 @@ cdef class Segmenter:
         while found.begin < size:
             found.end = find_bit(bitmap, size, found.begin, True)
             if not self.ranges.append(&found, sizeof(Range)):
-                return 0
+                return False
             found.begin = find_bit(bitmap, size, found.end, False)
         ranges = <Range *> self.ranges.data
         count = self.ranges.size // sizeof(Range)
@@ -319,21 +346,22 @@ cdef class Segmenter:
         if count:
             content = max(content, size - ranges[0].begin)
         if not (self.packed.append(self.state, self.state_size) and self.packed.append_varint(count)):
-            return 0
+            return False
         before = content
         for i in range(count):
             if not (self.packed.append_varint(before - (size - ranges[i].begin))
                     and self.packed.append_varint(ranges[i].end - ranges[i].begin)):
-                return 0
+                return False
             before = size - ranges[i].end
         for i in range(count):
             before = ranges[i].end - ranges[i].begin
             if not self.packed.reserve(self.packed.size + before):
-                return 0
+                return False
             self.history.copy(
                 self.packed.data + self.packed.size, self.at - self.segment_at + size - ranges[i].begin, before)
             self.packed.size += before
-        return content
+        self.content = content
+        return True
 
 
 cdef Buffer copy_bytes(const Bytes *source):

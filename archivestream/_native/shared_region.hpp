@@ -13,14 +13,19 @@
 //    epoch are still the same (a seqlock: Boehm, Can Seqlocks Get Along with Programming Language Memory Models?,
 //    MSPC 2012).
 //  - To add a member, enter it under `table` as being loaded, with its memory; write its bytes under one of the
-//    `writing` locks; publish it under `table`. What a dead process was loading is taken out by whoever waits for it.
-//  - A process can die at any instruction. If it was changing the table then, `changing` says so, and all is dropped,
-//    under all `writing` locks, so that nobody is writing to memory that is given out anew.
+//    `writing` locks; publish it under `table`. What a dead process was loading is taken out by whoever waits for it,
+//    or for its memory.
+//  - Memory of an entry that another may be loading is given out anew only under all `writing` locks, so that nobody is
+//    writing to it: that a process is dead may be a mistake.
+//  - A process can die at any instruction. If it was changing the table then, `changing` says so, and all is dropped.
+//  - It can be stopped at any instruction, too. No lock is waited for without end; who does not get one does without
+//    the memory that it guards, and members are then missing, and not kept.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -48,14 +53,16 @@ class SharedRegion {
     Header &h = *header_;
     u64 buckets = 64;
     while (buckets * 2 * kBytesPerBucket <= limit) buckets *= 2;
+    const u64 arena = round_up(kTable + buckets * sizeof(u64), 4096);
+    int failed = allocate(0, arena);  // before the first store: that would be a signal where there is no memory
+    if (failed) return failed;
     h.limit = limit;
     h.lru = lru;
     h.name_space = name_space;
     h.buckets = buckets;
-    h.arena = round_up(kTable + buckets * sizeof(u64), 4096);
-    h.end = h.arena;
-    int failed = allocate(0, h.arena);
-    if (!failed) failed = h.table.initialise();
+    h.arena = arena;
+    h.end = arena;
+    failed = h.table.initialise();
     if (!failed) failed = h.growing.initialise();
     for (RobustMutex &mutex : h.writing) {
       if (!failed) failed = mutex.initialise();
@@ -74,23 +81,25 @@ class SharedRegion {
   bool lru() const { return header_->lru; }
   u64 name_space() const { return header_->name_space; }
 
-  // Find members; those that are not there, or not yet, get the place 0. What is found counts as used now.
-  void find(const Key *keys, std::size_t n, Place *places) {
-    Table held(*this);
+  // Find members; those that are not there, or not yet, get the place 0. What is found counts as used now. False, and
+  // all places are 0, if it would have to wait, and must not, or has waited in vain.
+  bool find(const Key *keys, std::size_t n, Place *places, bool wait) {
+    Table held(*this, wait);
     for (std::size_t i = 0; i < n; ++i) {
-      Entry *entry = held.broken() ? nullptr : find_entry(keys[i]);
+      Entry *entry = held.usable() ? find_entry(keys[i]) : nullptr;
       if (entry == nullptr || entry->loading) {
         places[i] = Place();
         continue;
       }
-      if (header_->lru && offset(entry) != header_->newest) {
+      if (header_->lru && offset(entry) != header_->loaded.newest) {
         Change change(*this);
-        unlist(entry);
-        list(entry);
+        unlist(header_->loaded, entry);
+        list(header_->loaded, entry);
       }
       places[i] = {offset(entry), entry->serial.load(std::memory_order_relaxed),
                    header_->epoch.load(std::memory_order_relaxed), entry->size, entry->link};
     }
+    return static_cast<bool>(held);
   }
 
   // Copy a member that was found, less its first `skip` bytes, which must be those of `prefix`. What was written is of
@@ -123,7 +132,7 @@ class SharedRegion {
   bool admits(u64 size) {
     Table held(*this);
     const u64 need = bytes_of(size);
-    if (need == 0 || need > header_->limit - header_->arena) return false;
+    if (!held || need == 0 || need > header_->limit - header_->arena) return false;
     return header_->lru || held.broken() || need <= ceiling() - header_->top || find_hole(need) != nullptr;
   }
 
@@ -131,8 +140,9 @@ class SharedRegion {
   // kFull: there is no room for it. kGrow, kBroken: call `grow` or `repair` first, holding nothing, and try again.
   Claim claim(const Key &key, u64 size, const Process &self, Place *place) {
     Table held(*this);
+    if (!held) return Claim::kFull;
     if (held.broken()) return Claim::kBroken;
-    if (find_entry(key) != nullptr) return Claim::kTheirs;
+    if (const Entry *entry = find_entry(key)) return entry->loading == kDoubted ? Claim::kFull : Claim::kTheirs;
     const u64 need = bytes_of(size);
     if (need == 0 || need > header_->limit - header_->arena) return Claim::kFull;
     Change change(*this);
@@ -143,9 +153,9 @@ class SharedRegion {
     entry->key = key;
     entry->size = size;
     entry->link = link;
-    entry->loading = 1;
-    entry->newer = self.number;
-    entry->older = self.started;
+    entry->loading = kLoading;
+    entry->owner = self;
+    list(header_->loading, entry);
     u64 &bucket = *bucket_of(key);
     entry->next = bucket;
     entry->serial.store(next_serial(), std::memory_order_relaxed);
@@ -155,12 +165,14 @@ class SharedRegion {
     return Claim::kOurs;
   }
 
-  // Take more memory from the system; returns an errno, and there is no more from then on.
+  // Take more memory from the system; returns an errno. There is no more from then on, but after ETIMEDOUT.
   int grow() {
-    Holding held(header_->growing);
+    Holding held(header_->growing, growing_in_vain_);
+    if (!held) return ETIMEDOUT;
     u64 end, wanted;
     {
       Table table(*this);
+      if (!table) return ETIMEDOUT;
       end = header_->end;
       wanted = header_->wanted;
       if (end >= ceiling() || end - header_->top >= wanted) return 0;  // another has been quicker
@@ -169,6 +181,7 @@ class SharedRegion {
     const u64 more = std::min(round_up(std::max(step, wanted), 4096), header_->limit - end);
     const int failed = allocate(end, more);
     Table table(*this);
+    if (!table) return ETIMEDOUT;
     if (failed) {
       header_->ceiling = end;
     } else {
@@ -180,7 +193,8 @@ class SharedRegion {
   // Write the bytes of members that the caller has claimed, and publish them.
   template <class Source>
   void publish(const Place *places, std::size_t n, unsigned writer, Source source) {
-    Holding writing(header_->writing[writer % kWriters]);
+    Writing writing(header_->writing, writer);
+    if (!writing) return;
     for (std::size_t i = 0; i < n; ++i) {
       if (!is_current(places[i])) continue;
       each_piece(places[i], [&](const std::uint8_t *to, u64 at, u64 size) {
@@ -189,68 +203,108 @@ class SharedRegion {
     }
     Table held(*this);
     for (std::size_t i = 0; i < n; ++i) {
-      if (held.broken() || !is_current(places[i])) continue;
+      if (!held.usable() || !is_current(places[i])) continue;
       Entry *entry = at(places[i].at);
       Change change(*this);
-      entry->loading = 0;
-      entry->newer = entry->older = 0;
-      list(entry);
+      unlist(header_->loading, entry);
+      entry->loading = kLoaded;
+      list(header_->loaded, entry);
       ++header_->members;
     }
   }
 
   // Take out what the caller has claimed and not published.
-  void abandon(const Place *places, std::size_t n) {
-    Table held(*this);
+  void abandon(const Place *places, std::size_t n, unsigned writer) {
+    {
+      Table held(*this);
+      for (std::size_t i = 0; i < n; ++i) {
+        if (held.usable() && is_current(places[i]) && at(places[i].at)->loading) remove(at(places[i].at));
+      }
+      if (held) return;
+    }
+    // Others take it out when they can, as if this process were dead: under a `writing` lock they have not done so yet.
+    Writing writing(header_->writing, writer);
     for (std::size_t i = 0; i < n; ++i) {
-      if (!held.broken() && is_current(places[i]) && at(places[i].at)->loading) remove(at(places[i].at));
+      if (writing && is_current(places[i])) __atomic_store_n(&at(places[i].at)->owner.number, 0, __ATOMIC_RELAXED);
     }
   }
 
-  // How many of some members are being loaded. With `check`, those of dead processes are taken out first.
-  std::size_t loading(const Key *keys, std::size_t n, bool check) {
-    std::size_t count = 0;
-    Process alive;
+  // How many of some members are being loaded; -1: not known.
+  std::ptrdiff_t loading(const Key *keys, std::size_t n) {
+    Table held(*this);
+    if (!held) return -1;
+    std::ptrdiff_t count = 0;
     for (std::size_t i = 0; i < n; ++i) {
-      Process owner;
-      u64 serial = 0;
-      {
-        Table held(*this);
-        const Entry *entry = held.broken() ? nullptr : find_entry(keys[i]);
-        if (entry == nullptr || !entry->loading) continue;
-        owner = {entry->newer, entry->older};
-        serial = entry->serial.load(std::memory_order_relaxed);
-      }
-      ++count;
-      if (!check || owner == alive) continue;
-      if (owner.is_alive()) {
-        alive = owner;
-        continue;
-      }
-      Table held(*this);
-      Entry *entry = held.broken() ? nullptr : find_entry(keys[i]);
-      if (entry != nullptr && entry->loading && entry->serial.load(std::memory_order_relaxed) == serial) remove(entry);
-      --count;
+      const Entry *entry = held.broken() ? nullptr : find_entry(keys[i]);
+      count += entry != nullptr && entry->loading == kLoading;
     }
     return count;
   }
 
-  // Drop all: because of `force`, or because a process died in the middle of a change.
-  void repair(bool force) {
-    for (RobustMutex &mutex : header_->writing) mutex.lock();
+  // Have nobody wait any more for members that take too long.
+  void doubt(const Key *keys, std::size_t n) {
+    Table held(*this);
+    for (std::size_t i = 0; i < n; ++i) {
+      Entry *entry = held.usable() ? find_entry(keys[i]) : nullptr;
+      if (entry != nullptr && entry->loading) entry->loading = kDoubted;
+    }
+  }
+
+  // Take out what dead processes were loading, unless that was looked for less than some seconds ago; whether there
+  // was anything.
+  bool sweep(double seconds) {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
+    auto before = swept_.load(std::memory_order_relaxed);
+    if (now - before < seconds * std::chrono::steady_clock::period::den / std::chrono::steady_clock::period::num ||
+        !swept_.compare_exchange_strong(before, now, std::memory_order_relaxed)) {
+      return false;
+    }
+    Process owners[kMostOwners];
+    std::size_t n = 0;
     {
+      // Those of the dead are, or come to be, the oldest.
       Table held(*this);
-      if (force || held.broken()) {
-        Change change(*this);
-        Header &h = *header_;
-        h.epoch.fetch_add(1);
-        std::atomic_thread_fence(std::memory_order_release);
-        std::memset(base_ + kTable, 0, h.buckets * sizeof(u64));
-        h.top = h.used = h.arena;
-        h.newest = h.oldest = h.members = h.free_pages = h.first_free = 0;
+      u64 place = held.usable() ? header_->loading.oldest : 0;
+      for (std::size_t looked = 0; place != 0 && looked < kMostLooked && n < kMostOwners; ++looked) {
+        const Process owner = owner_of(at(place));
+        if (std::find(owners, owners + n, owner) == owners + n) owners[n++] = owner;
+        place = at(place)->newer;
       }
     }
-    for (RobustMutex &mutex : header_->writing) mutex.unlock();
+    n = static_cast<std::size_t>(
+        std::remove_if(owners, owners + n, [](const Process &owner) { return owner.is_alive(); }) - owners);
+    if (n == 0) return false;
+    NoWriting nobody(header_->writing, writing_in_vain_);
+    if (!nobody) return false;
+    Table held(*this);
+    bool found = false;
+    for (u64 place = held.usable() ? header_->loading.oldest : 0; place != 0;) {
+      Entry *entry = at(place);
+      place = entry->newer;
+      if (std::find(owners, owners + n, owner_of(entry)) != owners + n) {
+        remove(entry);
+        found = true;
+      }
+    }
+    return found;
+  }
+
+  // Drop all: because of `force`, or because a process died in the middle of a change. False if others are in the way.
+  bool repair(bool force) {
+    NoWriting nobody(header_->writing, writing_in_vain_);
+    if (!nobody) return false;
+    Table held(*this);
+    if (held && (force || held.broken())) {
+      Change change(*this);
+      Header &h = *header_;
+      h.epoch.fetch_add(1);
+      std::atomic_thread_fence(std::memory_order_release);
+      std::memset(base_ + kTable, 0, h.buckets * sizeof(u64));
+      h.top = h.used = h.arena;
+      h.members = h.free_pages = h.first_free = 0;
+      h.loaded = h.loading = List();
+    }
+    return static_cast<bool>(held);
   }
 
   Statistics statistics() {
@@ -259,11 +313,15 @@ class SharedRegion {
   }
 
  private:
+  static constexpr std::size_t kMostOwners = 256, kMostLooked = 4096;  // at a time
+
   // The lock of the table. Broken: a process died while it changed the table, which must not be followed then.
-  class Table : Holding {
+  class Table : public Holding {
    public:
-    explicit Table(SharedRegion &region) : Holding(region.header_->table), header_(*region.header_) {}
+    explicit Table(SharedRegion &region, bool wait = true)
+        : Holding(region.header_->table, region.table_in_vain_, wait), header_(*region.header_) {}
     bool broken() const { return header_.changing.load(std::memory_order_relaxed) != 0; }
+    bool usable() const { return *this && !broken(); }
 
    private:
     Header &header_;
@@ -357,16 +415,20 @@ class SharedRegion {
   // Odd, and so never a link. The first bytes of a page hold one or the other, never bytes of a member.
   u64 next_serial() { return header_->serials += 2; }
 
-  void list(Entry *entry) {
-    entry->newer = 0;
-    entry->older = header_->newest;
-    (header_->newest ? at(header_->newest)->newer : header_->oldest) = offset(entry);
-    header_->newest = offset(entry);
+  Process owner_of(const Entry *entry) const {
+    return {__atomic_load_n(&entry->owner.number, __ATOMIC_RELAXED), entry->owner.started};
   }
 
-  void unlist(Entry *entry) {
-    (entry->newer ? at(entry->newer)->older : header_->newest) = entry->older;
-    (entry->older ? at(entry->older)->newer : header_->oldest) = entry->newer;
+  void list(List &list, Entry *entry) {
+    entry->newer = 0;
+    entry->older = list.newest;
+    (list.newest ? at(list.newest)->newer : list.oldest) = offset(entry);
+    list.newest = offset(entry);
+  }
+
+  void unlist(List &list, Entry *entry) {
+    (entry->newer ? at(entry->newer)->older : list.newest) = entry->older;
+    (entry->older ? at(entry->older)->newer : list.oldest) = entry->newer;
   }
 
   // Take an entry out of the table and give back its memory.
@@ -379,10 +441,8 @@ class SharedRegion {
     u64 *place = bucket_of(entry->key);
     while (*place != offset(entry)) place = &at(*place)->next;
     *place = entry->next;
-    if (!entry->loading) {
-      unlist(entry);
-      --header_->members;
-    }
+    unlist(entry->loading ? header_->loading : header_->loaded, entry);
+    header_->members -= !entry->loading;
     entry->serial.store(0, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_release);
     const u64 need = bytes_of(entry->size);
@@ -417,8 +477,8 @@ class SharedRegion {
         h.wanted = n * kPage;
         return Claim::kGrow;
       }
-      if (h.oldest == 0) return Claim::kFull;
-      drop(at(h.oldest));
+      if (h.loaded.oldest == 0) return Claim::kFull;
+      drop(at(h.loaded.oldest));
       ++h.evictions;
     }
     u64 chain = 0;
@@ -475,6 +535,9 @@ class SharedRegion {
   std::uint8_t *const base_;
   const int file_;
   Header *const header_;
+  // Of this process.
+  std::atomic<bool> table_in_vain_{false}, growing_in_vain_{false}, writing_in_vain_{false};
+  std::atomic<std::chrono::steady_clock::rep> swept_{0};
 };
 
 }  // namespace archivestream::shared

@@ -1,4 +1,4 @@
-from libc.stddef cimport size_t
+from libc.stddef cimport ptrdiff_t, size_t
 from libc.stdint cimport uint8_t, uint64_t
 from libcpp cimport bool as cpp_bool
 
@@ -38,22 +38,24 @@ cdef extern from "shared_region.hpp" namespace "archivestream::shared" nogil:
         uint64_t members
 
     cdef cppclass SharedRegion:
-        SharedRegion(uint8_t *base, int file)
+        SharedRegion(uint8_t *base, int file) except +
         int initialise(uint64_t limit, cpp_bool lru, uint64_t name_space)
         cpp_bool is_whole()
         uint64_t limit()
         cpp_bool lru()
         uint64_t name_space()
-        void find(const Key *keys, size_t n, Place *places)
+        cpp_bool find(const Key *keys, size_t n, Place *places, cpp_bool wait)
         Copied copy(const Place &place, uint8_t *to, const uint8_t *prefix, uint64_t skip)
         void count(uint64_t hits, uint64_t misses)
         cpp_bool admits(uint64_t size)
         Outcome claim(const Key &key, uint64_t size, const Process &self, Place *place)
         int grow()
         void publish[Source](const Place *places, size_t n, unsigned writer, Source source)
-        void abandon(const Place *places, size_t n)
-        size_t loading(const Key *keys, size_t n, cpp_bool check)
-        void repair(cpp_bool force)
+        void abandon(const Place *places, size_t n, unsigned writer)
+        ptrdiff_t loading(const Key *keys, size_t n)
+        void doubt(const Key *keys, size_t n)
+        cpp_bool sweep(double seconds)
+        cpp_bool repair(cpp_bool force)
         Statistics statistics()
 
 

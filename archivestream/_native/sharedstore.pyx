@@ -9,6 +9,7 @@ cimport cython
 from libc.errno cimport errno
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint64_t
+from libcpp cimport bool as cpp_bool
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close
 
@@ -85,7 +86,8 @@ cdef class SharedStore:
         if create:
             os.ftruncate(descriptor, limit // PAGE * PAGE)
         size = os.fstat(descriptor).st_size
-        if size < PAGE:
+        # Looked at before it is mapped: what was never written to may have no memory.
+        if size < PAGE or not (create or any(os.pread(descriptor, 8, 0))):
             raise BlockingIOError("the shared cache was never completed")
         mapped = Region(descriptor, size)
         if create:
@@ -123,11 +125,14 @@ cdef class SharedStore:
         return found.hits, found.misses, found.bytes, found.evictions, found.members
 
     def clear(self):
-        """Drop all members, for all processes."""
+        """Drop all members, for all processes; `TimeoutError` where one that was stopped is in the way."""
         cdef Region mapped = self.region()
+        cdef cpp_bool cleared = True
         if mapped is not None:
             with nogil:
-                mapped.region.repair(True)
+                cleared = mapped.region.repair(True)
+        if not cleared:
+            raise TimeoutError("the shared cache cannot be cleared: a process that was stopped, or is slow, uses it")
 
     def close(self):
         """Let go of the memory: nothing is found and nothing kept from here on. Other processes go on."""

@@ -3,7 +3,8 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stddef cimport size_t
+from libc.errno cimport ETIMEDOUT
+from libc.stddef cimport ptrdiff_t, size_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 from libcpp cimport bool as cpp_bool
@@ -50,8 +51,9 @@ cdef enum:
 
 cdef double FIRST_PAUSE = 50e-6     # seconds, of one who waits for another to load a member
 cdef double LONGEST_PAUSE = 2e-3
-cdef double DOUBT = 10e-3           # from then on he looks whether the other is still there
+cdef double DOUBT = 10e-3           # from then on, and so often, he looks whether the other is still there
 cdef double PATIENCE = 10           # and from then on he reads it himself
+cdef double NOW_AND_THEN = 1        # so often somebody looks for what the dead have left
 
 
 @cython.final
@@ -93,7 +95,9 @@ cdef class SharedView:
             return None
         key = self._key(member)
         # A look-up, and the copy of a small member, take less time than giving back the GIL.
-        mapped.region.find(&key, 1, &place)
+        if not mapped.region.find(&key, 1, &place, False):
+            with nogil:
+                mapped.region.find(&key, 1, &place, True)
         if place.at == 0:
             return None
         data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> place.size)
@@ -117,7 +121,7 @@ cdef class SharedView:
         for i in range(n):
             keys[i] = self._key(members[i])
         with nogil:
-            mapped.region.find(keys.data(), n, places.data())
+            mapped.region.find(keys.data(), n, places.data(), True)
         return 0
 
     def get_many(self, const int64_t[::1] members not None, list found not None, int64_t[::1] absent not None):
@@ -214,8 +218,14 @@ cdef class SharedView:
         cdef Py_ssize_t i
         claim.mapped = mapped
         claim.process = getpid()
+        # All that there may be, so that nothing fails while some are claimed and not noted yet.
         claim.places.reserve(n)
+        claim.ours.reserve(n)
+        claim.theirs.reserve(n)
+        claim.awaited.reserve(n)
         with nogil:
+            if mapped is not None:
+                mapped.region.sweep(NOW_AND_THEN)
             for i in range(n):
                 key = self._key(members[i])
                 place.at = 0
@@ -223,10 +233,13 @@ cdef class SharedView:
                 while mapped is not None:
                     outcome = mapped.region.claim(key, sizes[i], process, &place)
                     if outcome == Outcome.kGrow:
-                        failed = mapped.region.grow() or failed
+                        failed = mapped.region.grow()
+                        if failed == ETIMEDOUT:
+                            break
                     elif outcome == Outcome.kBroken:
-                        mapped.region.repair(False)
-                    else:
+                        if not mapped.region.repair(False):
+                            break
+                    elif outcome != Outcome.kFull or not mapped.region.sweep(DOUBT):
                         break
                 if outcome == Outcome.kTheirs and wait:
                     claim.theirs.push_back(i)
@@ -236,7 +249,7 @@ cdef class SharedView:
                     claim.places.push_back(place)
         if mapped is not None:
             mapped.region.count(0, claim.ours.size())
-        if failed:
+        if failed and failed != ETIMEDOUT:
             warnings.warn(
                 f"the shared cache cannot grow, and stays as large as it is: {os.strerror(failed)}", ArchiveWarning,
                 stacklevel=2)
@@ -249,7 +262,7 @@ cdef class SharedView:
         cdef cpp_bool admitted = False
         if mapped is not None:
             with nogil:
-                admitted = mapped.region.admits(size)
+                admitted = mapped.region.admits(size) or (mapped.region.sweep(DOUBT) and mapped.region.admits(size))
             if not admitted:
                 mapped.region.count(0, 1)
         return self._claim(&row, &size, 1, True) if admitted else None
@@ -278,8 +291,13 @@ cdef class SharedClaim:
     cdef void _release(self) noexcept:
         if self.mapped is not None and self.places.size() and self.process == getpid():
             with nogil:
-                self.mapped.region.abandon(self.places.data(), self.places.size())
+                self.mapped.region.abandon(self.places.data(), self.places.size(), self._writer())
         self.places.clear()
+
+    cdef unsigned _writer(self) noexcept nogil:
+        """A number that is another one for most threads, which have stacks of their own, and most processes."""
+        cdef int here
+        return <unsigned> (<size_t> &here >> 12) + <unsigned> self.process
 
     @property
     def own(self):
@@ -295,14 +313,13 @@ cdef class SharedClaim:
         self, vector[Place] &places, vector[const uint8_t *] &sources, const uint8_t[::1] prefix
     ) except -1:
         cdef Gather gather
-        cdef unsigned writer = <unsigned> (<size_t> &gather >> 12)     # the stack of this thread: most have another
         if self.mapped is None or places.size() == 0:
             return 0
         gather.source = sources.data()
         gather.skip = 0 if prefix is None else prefix.shape[0]
         gather.prefix = &prefix[0] if gather.skip else NULL
         with nogil:
-            self.mapped.region.publish(places.data(), places.size(), writer, gather)
+            self.mapped.region.publish(places.data(), places.size(), self._writer(), gather)
         return 0
 
     def keep(self, list data not None):
@@ -312,6 +329,11 @@ cdef class SharedClaim:
         cdef size_t i
         if <size_t> len(data) != self.places.size():
             raise ValueError("an object for each own member")
+        try:
+            places.reserve(self.places.size())
+            sources.reserve(self.places.size())
+        except MemoryError:     # the caller has what he has read all the same
+            return
         for i in range(self.places.size()):
             if self.places[i].at and PyBytes_CheckExact(data[i]):
                 if <uint64_t> PyBytes_GET_SIZE(data[i]) != self.places[i].size:
@@ -333,6 +355,11 @@ cdef class SharedClaim:
         cdef size_t i
         if <size_t> starts.shape[0] != self.places.size() or <size_t> sizes.shape[0] != self.places.size():
             raise ValueError("a start and a size for each own member")
+        try:
+            places.reserve(self.places.size())
+            sources.reserve(self.places.size())
+        except MemoryError:
+            return
         for i in range(self.places.size()):
             if starts[i] < 0 or self.places[i].at == 0:
                 continue
@@ -351,19 +378,23 @@ cdef class SharedClaim:
         """
         cdef double pause = FIRST_PAUSE
         cdef double waited = 0
-        cdef size_t left
-        cdef cpp_bool check
+        cdef ptrdiff_t left
+        started = time.monotonic()
         while self.mapped is not None and self.awaited.size():
-            check = waited >= DOUBT
             with nogil:
-                left = self.mapped.region.loading(self.awaited.data(), self.awaited.size(), check)
+                if waited >= DOUBT:
+                    self.mapped.region.sweep(DOUBT)
+                left = self.mapped.region.loading(self.awaited.data(), self.awaited.size())
             if left == 0:
                 break
-            if waited >= PATIENCE:
+            if left < 0:
                 return False
-            started = time.monotonic()
+            if waited >= PATIENCE:
+                with nogil:
+                    self.mapped.region.doubt(self.awaited.data(), self.awaited.size())
+                return False
             time.sleep(pause)
-            waited += time.monotonic() - started
+            waited = time.monotonic() - started
             pause = min(2 * pause, LONGEST_PAUSE)
         self.mapped = None      # it is done with: the file can be let go of
         return True

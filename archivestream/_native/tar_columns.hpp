@@ -27,7 +27,7 @@ struct Extension {
   bool pax_path = false;
   // GNU.sparse.*
   bool sparse = false, has_real_size = false, has_sparse_name = false, has_entries = false, half = false;
-  std::uint64_t real_size = 0, major = 0, minor = 0, entries = 0;
+  std::uint64_t place = 0, real_size = 0, major = 0, minor = 0, entries = 0;
   std::vector<Extent> map;
 
   void clear() noexcept { *this = Extension(); }

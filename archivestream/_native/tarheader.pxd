@@ -25,6 +25,7 @@ cpdef enum Fault:
     TOO_MANY_BYTES = 22
     OUT_OF_MEMORY = 23
     READ_FAILED = 24
+    LONG_INHERITANCE = 25
     # In strict mode alone.
     SIZE_WITHOUT_DATA = 30
     BAD_FIELD = 31

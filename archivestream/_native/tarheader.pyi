@@ -22,6 +22,7 @@ class Fault(IntEnum):
     TOO_MANY_BYTES = 22
     OUT_OF_MEMORY = 23
     READ_FAILED = 24
+    LONG_INHERITANCE = 25
     SIZE_WITHOUT_DATA = 30
     BAD_FIELD = 31
     DIRTY_TEXT = 32

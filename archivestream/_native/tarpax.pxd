@@ -31,7 +31,8 @@ cdef extern from "tar_columns.hpp" namespace "archivestream" nogil:
         cpp_bool has_real_size
         cpp_bool has_sparse_name
         cpp_bool has_entries
-        cpp_bool half
+        cpp_bool half       # a place has come, whose size has not
+        uint64_t place
         uint64_t real_size
         uint64_t major
         uint64_t minor

@@ -7,8 +7,8 @@ Extended Header"). Keys that concern no reader of contents are passed over.
 from libc.string cimport memchr, memcmp, strlen
 
 from archivestream._native.tarheader cimport (
-    BAD_CHARSET, BAD_MAP, BAD_RECORD, BAD_VALUE, ENTRY, GLOBAL_RECORD, MAP_DIFFERS, NONE, NOT_UTF8, NUL_IN_RECORD,
-    OUT_OF_MEMORY, REPEATED_RECORD, TOO_MANY_EXTENTS, is_zero, read_decimal, read_number, read_time)
+    BAD_CHARSET, BAD_MAP, BAD_RECORD, BAD_VALUE, ENTRY, GLOBAL_RECORD, LONG_INHERITANCE, MAP_DIFFERS, NONE, NOT_UTF8,
+    NUL_IN_RECORD, OUT_OF_MEMORY, REPEATED_RECORD, TOO_MANY_EXTENTS, is_zero, read_decimal, read_number, read_time)
 from archivestream._native.text cimport is_utf8
 
 # The records that are read, as bits of a set: two of a kind in one header are ambiguous. The numbers of a map,
@@ -18,6 +18,10 @@ cdef enum:
     LINK = 0x02
     SIZE = 0x04
     MTIME = 0x08
+
+cdef enum:
+    LONGEST_LINE = 20       # of a map: a number of 63 bits, and a newline
+    LONGEST_INHERITED = 4096    # name or link of all members, each of which has a copy: the longest path of Linux
 
 
 cdef bint equals(const uint8_t *text, size_t size, const char *other) noexcept nogil:
@@ -75,11 +79,15 @@ cdef Fault take(
     kind[0] = 0
     if equals(key, key_size, b"path"):
         kind[0] = PATH
+        if is_global and size > LONGEST_INHERITED:
+            return LONG_INHERITANCE
         into.has_path = into.pax_path = True
         into.path.clear()
         return NONE if cpp_append(into.path, value, size) else OUT_OF_MEMORY
     if equals(key, key_size, b"linkpath"):
         kind[0] = LINK
+        if is_global and size > LONGEST_INHERITED:
+            return LONG_INHERITANCE
         into.has_link = True
         into.link_place = place
         into.link.clear()
@@ -109,8 +117,7 @@ cdef Fault take_sparse(
         into.sparse_name.clear()
         return NONE if cpp_append(into.sparse_name, value, size) else OUT_OF_MEMORY
     if equals(key, key_size, b"map"):
-        into.map.clear()
-        return read_list(value, size, into)
+        return BAD_MAP if into.half or into.map.size() else read_list(value, size, into)
     if not read_decimal(value, size, &number):
         return BAD_VALUE
     if equals(key, key_size, b"realsize") or equals(key, key_size, b"size"):
@@ -127,12 +134,12 @@ cdef Fault take_sparse(
         if into.half:
             return BAD_MAP
         into.half = True
-        return add_extent(into, number, 0)
+        into.place = number
     elif equals(key, key_size, b"numbytes"):
         if not into.half:
             return BAD_MAP
         into.half = False
-        into.map.back().size = number
+        return add_extent(into, into.place, number)
     return NONE
 
 
@@ -199,10 +206,10 @@ cdef Fault read_map(const uint8_t *text, size_t size, size_t *used, Extension *i
     used[0] = 0
     into.map.clear()
     while i <= 2 * count:
-        end = <const uint8_t *> memchr(text + at, b"\n", size - at) if at < size else NULL
+        # No longer one is read, so that the map is bounded by its number of extents.
+        end = <const uint8_t *> memchr(text + at, b"\n", min(size - at, <size_t> LONGEST_LINE)) if at < size else NULL
         if end == NULL:
-            # The longest number has 19 digits.
-            return BAD_MAP if size - at > 19 else NONE
+            return BAD_MAP if size - at >= LONGEST_LINE else NONE
         if not read_decimal(text + at, end - (text + at), &number):
             return BAD_MAP
         at = end - text + 1

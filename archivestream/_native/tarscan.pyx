@@ -35,18 +35,18 @@ cdef class TarScanner(HeaderScanner):
         Refuse what readers disagree on.
     max_members : int
         Most members.
-    max_names : int
-        Most bytes of names and of maps of sparse members.
+    max_bytes : int
+        Most bytes of the columns.
     ignore_zeros : bool
         Go on behind the end mark: tars that were put one behind the other.
 
     Not thread-safe: one thread feeds it.
     """
 
-    def __cinit__(self, *, bint strict, uint64_t max_members, uint64_t max_names, bint ignore_zeros=False):
+    def __cinit__(self, *, bint strict, uint64_t max_members, uint64_t max_bytes, bint ignore_zeros=False):
         self.strict = strict
         self.ignore_zeros = ignore_zeros
-        self.table = TarTable(max_members, max_names)
+        self.table = TarTable(max_members, max_bytes)
         self.fault = NONE
         self.expect(HEADER, 0, BLOCK)
 

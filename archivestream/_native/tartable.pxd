@@ -38,8 +38,9 @@ cdef extern from "tar_columns.hpp" namespace "archivestream" nogil:
 
 cdef class TarTable:
     cdef TarColumns columns
-    cdef uint64_t used, max_members, max_names
+    cdef uint64_t left, max_members
 
+    cdef bint charge(self, uint64_t cost) noexcept nogil
     cdef Fault add_member(self, TarMember *member, const uint8_t *name, size_t size) noexcept nogil
     cdef Fault add_link(self, const uint8_t *target, size_t size) noexcept nogil
     cdef Fault add_extents(self, const vector[Extent] &extents, uint64_t payload) noexcept nogil

@@ -27,6 +27,15 @@ cdef extern from "tar_columns.hpp" namespace "archivestream":
 cdef uint64_t MEMBERS_LIMIT = 0xFFFFFFFEULL
 # The file type in the attributes.
 cdef uint32_t TYPE_BITS = 0o170000 << 16
+# What a row costs in each of the columns that all members, hard links (with what finds their targets), members with a
+# raw name, sparse members, and extents have.
+cdef enum:
+    MEMBER_ROW = 48
+    LINK_ROW = 32
+    RAW_ROW = 12
+    SPARSE_ROW = 12
+    EXTENT_ROW = 24
+
 # Extents that hard links to sparse members may have, where the archive has not as many itself.
 cdef uint64_t LINKED_EXTENTS = 1 << 20
 
@@ -39,13 +48,20 @@ cdef class TarTable:
     ----------
     max_members : int
         Most members.
-    max_names : int
-        Most bytes of names and of maps of sparse members.
+    max_bytes : int
+        Most bytes of the columns.
     """
 
-    def __cinit__(self, uint64_t max_members, uint64_t max_names):
+    def __cinit__(self, uint64_t max_members, uint64_t max_bytes):
         self.max_members = min(max_members, MEMBERS_LIMIT)
-        self.max_names = max_names
+        self.left = max_bytes
+
+    cdef bint charge(self, uint64_t cost) noexcept nogil:
+        """Take so many bytes of those that are left, before memory is; False where there are fewer."""
+        if cost > self.left:
+            return False
+        self.left -= cost
+        return True
 
     cdef Fault add_member(self, TarMember *member, const uint8_t *name, size_t size) noexcept nogil:
         """Add a member; its link or extents, if any, go first."""
@@ -54,14 +70,15 @@ cdef class TarTable:
         cdef Fault fault
         if i == self.max_members:
             return TOO_MANY_MEMBERS
+        if not self.charge(MEMBER_ROW):
+            return TOO_MANY_BYTES
         fault = self.add_text(&self.columns.names, name, size, &escaped)
         if fault != NONE:
             return fault
         if escaped:
             member.flags |= RAW_NAME_BIT
-            if size > self.max_names - self.used:
+            if not self.charge(RAW_ROW + size):
                 return TOO_MANY_BYTES
-            self.used += size
             if not cpp_append_row(
                 self.columns.raw_member, self.columns.raw_offset, self.columns.raw_names, i, name, size
             ):
@@ -72,6 +89,8 @@ cdef class TarTable:
         """Say that the next member is a hard link."""
         cdef bint escaped = False
         cdef uint32_t i = <uint32_t> self.columns.size.size()
+        if not self.charge(LINK_ROW):
+            return TOO_MANY_BYTES
         if not cpp_append_row(
             self.columns.link_member, self.columns.link_offset, self.columns.link_names, i, NULL, 0
         ):
@@ -80,10 +99,8 @@ cdef class TarTable:
 
     cdef Fault add_extents(self, const vector[Extent] &extents, uint64_t payload) noexcept nogil:
         """Say that the next member is sparse."""
-        cdef uint64_t cost = sizeof(Extent) * extents.size()
-        if cost > self.max_names - self.used:
+        if not self.charge(SPARSE_ROW + EXTENT_ROW * extents.size()):
             return TOO_MANY_BYTES
-        self.used += cost
         if not cpp_append_map(self.columns, <uint32_t> self.columns.size.size(), extents, payload):
             return OUT_OF_MEMORY
         return NONE
@@ -93,9 +110,8 @@ cdef class TarTable:
     ) noexcept nogil:
         """Append a name in UTF-8, or with lone surrogates for what is none."""
         cdef uint8_t *to
-        cdef size_t written = size
         escaped[0] = not is_ascii(raw, size) and not is_utf8(raw, size)
-        if 3 * size > self.max_names - self.used:
+        if not self.charge(3 * size if escaped[0] else size):
             return TOO_MANY_BYTES
         if not escaped[0]:
             if not cpp_append(names[0], raw, size):
@@ -104,9 +120,7 @@ cdef class TarTable:
             to = cpp_grow_names(names[0], 3 * size)
             if to == NULL:
                 return OUT_OF_MEMORY
-            written = escape_utf8(raw, size, to)
-            cpp_shrink_names(names[0], 3 * size - written)
-        self.used += written
+            cpp_shrink_names(names[0], 3 * size - escape_utf8(raw, size, to))
         return NONE
 
     cdef Fault resolve_links(self):

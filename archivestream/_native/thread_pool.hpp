@@ -10,12 +10,12 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <new>
-#include <system_error>
 #include <thread>
+#include <utility>
 
 #include <pthread.h>
 #include <signal.h>
@@ -23,6 +23,8 @@
 namespace archivestream {
 
 class Job {
+  friend class ThreadPool;
+
  public:
   using Work = void (*)(void *context, std::size_t item);
   using Clock = std::chrono::steady_clock;
@@ -35,16 +37,16 @@ class Job {
                                           std::chrono::duration<double>(seconds));
     active_.fetch_add(1);
     std::size_t item;
-    bool exhausted = true;
+    bool all_begun = true;
     while ((item = next_.fetch_add(1)) < items_) {
       work_(context_, item);
       if (Clock::now() >= until) {
-        exhausted = next_.load() >= items_;
+        all_begun = exhausted();
         break;
       }
     }
     leave();
-    return exhausted;
+    return all_begun;
   }
 
   void help_to_the_end() {
@@ -59,8 +61,11 @@ class Job {
 
   bool done() const {
     // In this order: a thread counts itself before it claims, so a claim that is seen here is counted.
-    return next_.load() >= items_ && active_.load() == 0;
+    return exhausted() && active_.load() == 0;
   }
+
+  // Whether anybody has taken part.
+  bool begun() const { return next_.load() > 0; }
 
   bool wait(double seconds) {
     std::unique_lock<std::mutex> lock(mutex_);
@@ -74,6 +79,9 @@ class Job {
     if (active_.fetch_sub(1) == 1) left_.notify_all();
   }
 
+  // Nobody can help any more.
+  bool exhausted() const { return next_.load() >= items_; }
+
   const Work work_;
   void *const context_;  // not touched once done() has been true
   const std::size_t items_;
@@ -81,52 +89,51 @@ class Job {
   std::atomic<std::size_t> active_{0};
   std::mutex mutex_;
   std::condition_variable left_;
+  // In the queue of the pool, under its lock.
+  std::shared_ptr<Job> following_;
+  std::size_t helpers_ = 0;  // threads that are still to come
 };
 
+// Where there is no memory, there are fewer threads, or none: nothing here throws.
 class ThreadPool {
  public:
-  // The pool of this process. A forked child starts with a new one: threads are not copied by fork,
+  // How many forks lie between the first process and this one: a job of another generation has no threads.
+  static std::uint64_t generation() { return forks().load(std::memory_order_relaxed); }
+
+  // Ask up to `helpers` threads to take part in the job, which needs none to end. Once for each job.
+  // False where there is no thread at all, and the caller has to do everything.
+  static bool run(const std::shared_ptr<Job> &job, std::size_t helpers) noexcept {
+    ThreadPool *pool = instance();
+    if (pool == nullptr || helpers == 0) return false;
+    {
+      std::lock_guard<std::mutex> lock(pool->mutex_);
+      pool->start_threads(helpers);
+      if (pool->threads_ == 0) return false;
+      pool->drop_exhausted();
+      pool->append(job, helpers);
+    }
+    pool->wake_.notify_all();
+    return true;
+  }
+
+ private:
+  ThreadPool() noexcept = default;
+
+  // The pool of this process, or none. A forked child starts with a new one: threads are not copied by fork,
   // and the locks of the old pool may be held by threads that are gone, so it is left alone.
-  static ThreadPool &instance() {
+  static ThreadPool *instance() noexcept {
     std::atomic<ThreadPool *> &slot = current();
     ThreadPool *pool = slot.load(std::memory_order_acquire);
     if (pool == nullptr) {
-      auto *fresh = new ThreadPool;
+      auto *fresh = new (std::nothrow) ThreadPool;
       if (slot.compare_exchange_strong(pool, fresh)) {
         pool = fresh;
       } else {
         delete fresh;
       }
     }
-    return *pool;
+    return pool;
   }
-
-  // How many forks lie between the first process and this one: a job of another generation has no threads.
-  static std::uint64_t generation() { return forks().load(std::memory_order_relaxed); }
-
-  // Ask up to `helpers` threads to take part in the job. Throws nothing: a job needs no helper to end.
-  // False where there is no thread at all, and the caller has to do everything.
-  bool run(const std::shared_ptr<Job> &job, std::size_t helpers) noexcept {
-    bool asked = false;
-    try {
-      std::lock_guard<std::mutex> lock(mutex_);
-      try {
-        while (threads_ < helpers) start_thread();
-      } catch (const std::system_error &) {
-        // No more threads to be had: those that are there do the work.
-      }
-      for (std::size_t i = 0; i < helpers && threads_ > 0; ++i) {
-        queue_.push_back(job);
-        asked = true;
-      }
-    } catch (const std::bad_alloc &) {
-    }
-    wake_.notify_all();
-    return asked;
-  }
-
- private:
-  ThreadPool() = default;
 
   static std::atomic<ThreadPool *> &current() {
     static std::atomic<ThreadPool *> pool{nullptr};
@@ -146,6 +153,51 @@ class ThreadPool {
       current().store(nullptr);
     });
     return true;
+  }
+
+  void start_threads(std::size_t wanted) noexcept {
+    try {
+      while (threads_ < wanted) start_thread();
+    } catch (const std::exception &) {
+      // No more threads to be had: those that are there do the work.
+    }
+  }
+
+  // The queue is a list of the jobs themselves, which takes no memory of its own.
+  void append(const std::shared_ptr<Job> &job, std::size_t helpers) noexcept {
+    job->helpers_ = helpers;
+    if (last_ != nullptr) {
+      last_->following_ = job;
+    } else {
+      first_ = job;
+    }
+    last_ = job.get();
+  }
+
+  // Threads may be held up for as long as they like, while callers do all of job after job: these do not wait for them.
+  void drop_exhausted() noexcept {
+    Job *before = nullptr;
+    for (std::shared_ptr<Job> job = first_; job != nullptr;) {
+      std::shared_ptr<Job> following = job->following_;
+      if (job->exhausted()) {
+        job->following_.reset();
+        if (last_ == job.get()) last_ = before;
+        (before != nullptr ? before->following_ : first_) = following;
+      } else {
+        before = job.get();
+      }
+      job = std::move(following);
+    }
+  }
+
+  std::shared_ptr<Job> take() noexcept {
+    std::shared_ptr<Job> job = first_;
+    if (--job->helpers_ == 0) {
+      first_ = std::move(job->following_);
+      job->following_.reset();
+      if (first_ == nullptr) last_ = nullptr;
+    }
+    return job;
   }
 
   void start_thread() {
@@ -168,9 +220,8 @@ class ThreadPool {
       std::shared_ptr<Job> job;
       {
         std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [this] { return !queue_.empty(); });
-        job = std::move(queue_.front());
-        queue_.pop_front();
+        wake_.wait(lock, [this] { return first_ != nullptr; });
+        job = take();
       }
       job->help_to_the_end();
     }
@@ -178,7 +229,8 @@ class ThreadPool {
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::shared_ptr<Job>> queue_;
+  std::shared_ptr<Job> first_;
+  Job *last_ = nullptr;
   std::size_t threads_ = 0;
 };
 

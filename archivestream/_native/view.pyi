@@ -19,6 +19,7 @@ class IndexView:
         owner: object,
         *,
         largest: int,
+        max_window: int,
         strict: bool,
         allow_overlap: bool,
     ) -> Self: ...

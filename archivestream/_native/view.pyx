@@ -25,6 +25,8 @@ cdef class IndexView:
         Kept alive, too: whatever closes the descriptors.
     largest : int
         Members above this size are refused.
+    max_window : int
+        So are segments of zstd that need more bytes of what comes before them.
     strict : bool
         Refuse a block with bytes after the end of its compressed stream.
     allow_overlap : bool
@@ -33,7 +35,7 @@ cdef class IndexView:
 
     def __cinit__(
         self, dict columns, const uint64_t[::1] first_member, const uint64_t[::1] first_block, sources,
-        object owner, *, uint64_t largest, bint strict, bint allow_overlap,
+        object owner, *, uint64_t largest, uint64_t max_window, bint strict, bint allow_overlap,
     ):
         cdef Columns *c = &self.columns
         cdef Source *source
@@ -74,6 +76,7 @@ cdef class IndexView:
                 source.memory = self._u8(data)
             source += 1
         c.largest = largest
+        c.max_window = max_window
         c.strict = strict
         c.allow_overlap = allow_overlap
 

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cpp_bool
 from libcpp.memory cimport shared_ptr
 
-from archivestream._native.plan cimport Consume, Foresee, Plan
+from archivestream._native.plan cimport Columns, Consume, Foresee, Plan, Task
 
 cdef extern from "thread_pool.hpp" namespace "archivestream" nogil:
     cdef cppclass Job:
@@ -11,14 +11,14 @@ cdef extern from "thread_pool.hpp" namespace "archivestream" nogil:
         cpp_bool help(double seconds)
         void cancel()
         cpp_bool done()
+        cpp_bool begun()
         cpp_bool wait(double seconds)
 
     cdef cppclass ThreadPool:
         @staticmethod
-        ThreadPool &instance()
+        uint64_t generation()
 
         @staticmethod
-        uint64_t generation()
         cpp_bool run(const shared_ptr[Job] &job, size_t helpers)
 
 
@@ -40,11 +40,15 @@ cdef class Work:
     cdef uint64_t generation    # of the process that began it
     cdef size_t threads
     cdef bint alone             # no thread of the pool takes part
+    cdef bint is_long           # some of it takes a thread so long that the caller does none of it
+    cdef bint is_private        # nobody else sees the memory before it is done
     cdef bint cancelled
     cdef bint finished
     cdef object owners          # what keeps the memory in place
     cdef list fetched           # … that of compressed blocks
 
+    cdef bint has_long_item(self)
+    cdef int leave(self) except -1
     cdef void call_off(self) noexcept
     cdef int start(self, size_t threads, bint helping, fetch) except -1
     cdef size_t fetch_blocks(self, fetch) except? 0
@@ -55,6 +59,10 @@ cdef class Work:
     cdef int begin_anew(self) except -1
     cdef bint is_idle(self)
     cdef list failures(self)
+
+
+cdef bint is_long(const Columns *columns, const Task *task) noexcept nogil
+cdef int drop_left_works() except -1
 
 
 cdef class PendingRead:

@@ -3,13 +3,14 @@
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libcpp cimport bool as cpp_bool
 
 from archivestream._native.codecs cimport NOT_FETCHED, NOT_RUN, NO_MEMORY, OK, Status
 from archivestream._native.pieces cimport fail_block, make_pieces, reset_pieces, settle_pieces
-from archivestream._native.plan cimport BlockTable, BlockTask, Task, locate, make_groups
+from archivestream._native.plan cimport BlockTable, BlockTask, locate, make_groups
 from archivestream._native.scatter cimport run_item
 
 cdef extern from *:
@@ -20,10 +21,9 @@ cdef extern from *:
     }
 
     // Forget a job of the parent process for good: its locks may be held by threads that are not here, and
-    // destroying them would wait for those.
-    static inline void leak_job(std::shared_ptr<archivestream::Job> &job) {
-      new std::shared_ptr<archivestream::Job>(std::move(job));
-      job = nullptr;
+    // destroying them would wait for those. Another pointer takes the place of the one to it, which is not destroyed.
+    static inline void leak_job(std::shared_ptr<archivestream::Job> &job) noexcept {
+      new (&job) std::shared_ptr<archivestream::Job>();
     }
     """
     shared_ptr[Job] new_job(void (*work)(void *, size_t) noexcept nogil, void *context, size_t items) except +
@@ -31,9 +31,14 @@ cdef extern from *:
 
 cdef enum:
     LARGEST_FETCH = 16 << 20        # bytes of compressed blocks that a batch holds at a time, and a block more
+    LONG = 256 << 20                # bytes to read or to decode that take a thread longer than Ctrl-C is to wait
 
 # How long a wait goes on before it looks for signals, so that Ctrl-C is answered.
 cdef double SLICE = 0.05
+
+# Works whose callers were interrupted, while threads are at work on what is theirs. Each has a reference more than
+# those of the list: the end of the interpreter does not wait for them.
+cdef list left_works = []
 
 
 cdef int run_items(
@@ -44,7 +49,7 @@ cdef int run_items(
     cdef size_t helpers = min(threads, items)
     cdef bint done = False
     if helpers > 1:
-        ThreadPool.instance().run(job, helpers - 1)
+        ThreadPool.run(job, helpers - 1)
     try:
         while not done:
             with nogil:
@@ -101,6 +106,26 @@ cdef class Work:
             if self.plan.block_tasks[i].entry != NULL:
                 self.plan.cache.release(self.plan.block_tasks[i].entry)
 
+    cdef bint has_long_item(self):
+        cdef size_t i
+        for i in range(self.plan.n):
+            if self.plan.tasks[i].status == NOT_RUN and is_long(self.plan.columns, &self.plan.tasks[i]):
+                return True
+        for i in range(self.plan.n_block_tasks):
+            if self.plan.columns.blocks.size[self.plan.block_tasks[i].block] >= LONG:
+                return True
+        return False
+
+    cdef int leave(self) except -1:
+        """Begin no more of the work, and leave what is under way to its threads."""
+        if self.job and self.generation == ThreadPool.generation():
+            self.job.get().cancel()
+            self.cancelled = True
+            if not self.job.get().done():
+                left_works.append(self)
+                Py_INCREF(self)
+        return 0
+
     cdef void call_off(self) noexcept:
         """Begin no more of the work, and wait for what is under way."""
         if self.job and self.generation == ThreadPool.generation() and not self.finished:
@@ -120,10 +145,12 @@ cdef class Work:
                 status = make_pieces(&self.plan)
         if status == NO_MEMORY:
             raise MemoryError("no memory for the plan of a batch")
+        self.is_long = helping and self.has_long_item()
+        helping = helping and not self.is_long
         if fetch is not None:
             # Some at a time, so that a batch takes no memory for all of its compressed blocks.
             while (end := self.fetch_blocks(fetch)) < self.plan.n_block_tasks:
-                self.ask_threads(end - self.plan.done_blocks, threads - 1)
+                self.ask_threads(end - self.plan.done_blocks, threads - (not self.is_long))
                 self.work_along()
                 self.plan.done_blocks = end
         return self.ask_threads(
@@ -179,7 +206,7 @@ cdef class Work:
         helpers = min(helpers, items - (helpers < self.threads and items > 0))
         if helpers:
             with nogil:
-                asked = ThreadPool.instance().run(self.job, helpers)
+                asked = ThreadPool.run(self.job, helpers)
         self.alone = not asked
         return 0
 
@@ -209,17 +236,28 @@ cdef class Work:
             return 0    # the memory is the caller's again
         if self.is_idle():
             self.begin_anew()
-        self.work_along()
+        try:
+            self.work_along()
+        except BaseException:
+            if self.is_private:
+                self.leave()
+            raise
         settle_pieces(&self.plan)
         self.finished = True
         return 0
 
     cdef int work_along(self) except -1:
         cdef bint done = False
+        cdef bint waits = self.is_long and not self.alone
         cdef Job *job = self.job.get()
+        if waits:
+            with nogil:
+                done = job.wait(SLICE)
+            PyErr_CheckSignals()
+            waits = job.begun()     # else all threads are busy elsewhere
         while not done:
             with nogil:
-                done = job.help(SLICE) and job.wait(SLICE)
+                done = (waits or job.help(SLICE)) and job.wait(SLICE)
             PyErr_CheckSignals()
         return 0
 
@@ -233,6 +271,21 @@ cdef class Work:
                 found.append((task.position, task.block, <int> task.status, task.error))
         found.sort()
         return found
+
+
+cdef bint is_long(const Columns *columns, const Task *task) noexcept nogil:
+    """Whether reading or decoding a member by itself takes a thread long."""
+    return columns.size[task.block] >= LONG or task.end - task.begin >= LONG
+
+
+cdef int drop_left_works() except -1:
+    """Forget works that were left, as far as their threads are done."""
+    cdef Work work
+    for work in list(left_works):
+        if work.generation != ThreadPool.generation() or work.job.get().done():
+            left_works.remove(work)
+            Py_DECREF(work)
+    return 0
 
 
 @cython.final

@@ -30,6 +30,8 @@ cdef Fault read_extra(
     cdef size_t size
     cdef uint16_t kind
     cdef bint seen = False
+    cdef bint has_crc = False
+    cdef uint32_t crc = 0       # of the name: once, however many fields want to compare it
     while end - at >= 4:
         kind = u16(at)
         size = u16(at + 2)
@@ -52,8 +54,11 @@ cdef Fault read_extra(
         elif kind == UNICODE_PATH_EXTRA:
             if size < 5:
                 return BAD_UNICODE_PATH
+            if not has_crc:
+                crc = crc32_of(0, header + CENTRAL_HEADER, name_size)
+                has_crc = True
             # Version 1, and the CRC-32 of the name that it stands for: else it is stale.
-            if field[0] == 1 and u32(field + 1) == crc32_of(0, header + CENTRAL_HEADER, name_size):
+            if field[0] == 1 and u32(field + 1) == crc:
                 if not is_utf8(field + 5, size - 5):
                     return BAD_UNICODE_PATH
                 if size > 5:

@@ -360,5 +360,6 @@ cdef Buffer hand_over(void **column, size_t size):
 
 cdef Buffer copy_of(const void *data, size_t size):
     cdef Buffer buffer = Buffer(size)
-    memcpy(buffer.data, data, size)
+    if size:    # an empty vector may lie at NULL, which C forbids here
+        memcpy(buffer.data, data, size)
     return buffer

@@ -152,7 +152,7 @@ def read_index(
     if tfrecord.is_named_so(source.name):
         return Found(tfrecord.read_index(source, limits=limits, progress=progress), source)
     if splitdata.is_table(source):
-        index, files, order = splitdata.read_index(source, strict=strict, limits=limits)
+        index, files, order = splitdata.read_index(source, strict=strict, limits=limits, progress=progress)
         return Found(index, source, files=files, order=order)
     if acumen.is_table(head, source):
         index, files, order, metadata = acumen.read_index(source, limits=limits)

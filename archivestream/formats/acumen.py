@@ -17,12 +17,13 @@ import csv
 import io
 import math
 import re
+from array import array
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from archivestream.errors import CorruptArchiveError
+from archivestream.errors import CorruptArchiveError, LimitExceededError
 from archivestream.formats.records import Ints, index_records, open_files, read_table
 from archivestream.index import Index
 from archivestream.limits import Limits
@@ -34,7 +35,7 @@ __all__ = ["SHAPE", "TABLE", "is_table", "read_index"]
 TABLE = "index.csv"
 SHAPE = "ai:shape"  # the column of the metadata that has the shapes
 _PLACE = ("ai:chunk_name", "ai:offset_bytes", "ai:size_bytes")
-_TUPLE = re.compile(r"\(\)|\((\d{1,18}),?\)|\((\d{1,18}(?:, ?\d{1,18})+),?\)")
+_TUPLE = re.compile(r"\(\)|\((\d{1,18}),?\)|\((\d{1,18}(?:, ?\d{1,18}){1,63}),?\)")  # NumPy has 64 dimensions
 _NUMBER = re.compile(r"\d{1,18}")  # what an int64 holds
 _HEAD = 4096
 _LARGEST_ITEM = 32  # bytes of a complex long double
@@ -73,9 +74,8 @@ def read_index(source: Source, *, limits: Limits) -> tuple[Index, list[Source], 
     """
     assert isinstance(source, LocalSource)
     data = bytes(read_table(source, limits))
-    places = _read_places(data, source.name)
-    chunks = dict.fromkeys(name for name, _, _ in places)
-    number = {name: i for i, name in enumerate(chunks)}
+    places = _read_places(data, source.name, limits)
+    chunks = places.chunks
     for name in chunks:
         if name.startswith("/") or "\\" in name or "\0" in name or {"", ".", ".."} & set(name.split("/")):
             raise CorruptArchiveError(f"it refers to {name!r}, which is no file in its folder", archive=source.name)
@@ -85,9 +85,9 @@ def read_index(source: Source, *, limits: Limits) -> tuple[Index, list[Source], 
             source,
             opened,
             "acumen",
-            file=np.array([number[name] for name, _, _ in places], np.int64),
-            offset=np.array([offset for _, offset, _ in places], np.int64),
-            size=np.array([size for _, _, size in places], np.int64),
+            file=np.frombuffer(places.file, np.int64),
+            offset=np.frombuffer(places.offset, np.int64),
+            size=np.frombuffer(places.size, np.int64),
             margin=0,
             limits=limits,
         )
@@ -104,11 +104,19 @@ def parse_shape(text: str) -> tuple[int, ...] | None:
     return None if found is None else tuple(map(int, re.findall(r"\d+", text)))
 
 
-def _read_places(data: bytes, archive: str) -> list[tuple[str, int, int]]:
-    """Return chunk, offset and size of each record."""
-    found: list[tuple[str, int, int]] = []
+class _Places(NamedTuple):
+    """Where records lie: the numbers of the chunks, and of each record its chunk, its offset and its size."""
+
+    chunks: dict[str, int]
+    file: array[int]
+    offset: array[int]
+    size: array[int]
+
+
+def _read_places(data: bytes, archive: str, limits: Limits) -> _Places:
+    found = _Places({}, array("q"), array("q"), array("q"))
     try:
-        rows = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        rows = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=""), strict=True)
         header = next(rows)
         columns = [header.index(name) for name in (*_PLACE, SHAPE)]
         for row in rows:
@@ -118,11 +126,17 @@ def _read_places(data: bytes, archive: str) -> list[tuple[str, int, int]]:
                 raise _fault(rows, f"has {len(row)} fields, and the header has {len(header)}", archive)
             name, offset, size, shape = (row[column] for column in columns)
             if not _NUMBER.fullmatch(offset) or not _NUMBER.fullmatch(size):
-                raise _fault(rows, f"has no offset and size: {offset!r}, {size!r}", archive)
+                raise _fault(rows, f"has no offset and size: {offset[:99]!r}, {size[:99]!r}", archive)
             dimensions = parse_shape(shape)
             if dimensions is None or not _fits(dimensions, int(size)):
-                raise _fault(rows, f"has the shape {shape!r} for {size} bytes", archive)
-            found.append((name, int(offset), int(size)))
+                raise _fault(rows, f"has the shape {shape[:99]!r} for {size} bytes", archive)
+            if len(found.file) == limits.max_members:
+                raise LimitExceededError(
+                    f"there are more records than Limits.max_members = {limits.max_members}", archive=archive
+                )
+            found.file.append(found.chunks.setdefault(name, len(found.chunks)))
+            found.offset.append(int(offset))
+            found.size.append(int(size))
     except (csv.Error, UnicodeDecodeError) as error:
         raise CorruptArchiveError(f"it is no CSV in UTF-8: {error}", archive=archive) from error
     return found

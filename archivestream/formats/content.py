@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from archivestream._native.columns import MemberFlag
 from archivestream._native.tarscan import TarScanner
 from archivestream._native.tfscan import RecordScanner
 from archivestream.columns import DTYPES
 from archivestream.formats import tar, tfrecord
 from archivestream.formats.scanning import NO_TIME, REGULAR_FILE
 from archivestream.limits import Limits
+from archivestream.sources import Source
 
 __all__ = ["Content", "single_member"]
 
@@ -21,8 +23,8 @@ class Content:
 
     Parameters
     ----------
-    name : str
-        Of the file, for messages.
+    source : Source
+        The file.
     strict, limits, metadata_encoding
         As for `archivestream.formats.read_index`.
 
@@ -34,10 +36,10 @@ class Content:
         What the stream is, as far as that is known.
     """
 
-    def __init__(self, name: str, *, strict: bool, limits: Limits, metadata_encoding: str | None) -> None:
+    def __init__(self, source: Source, *, strict: bool, limits: Limits, metadata_encoding: str | None) -> None:
         self.size = 0
         self.kind: str | None = None
-        self._name = name
+        self._source = source
         self._strict = strict
         self._limits = limits
         self._encoding = metadata_encoding
@@ -69,12 +71,12 @@ class Content:
 
     def _begin(self, head: bytes) -> None:
         """Tell what the stream is: by its first bytes, and where they do not say, by its name."""
-        if len(head) >= tar.HEADER and (tar.is_tar(head) or tar.may_be_empty(head, self._name)):
+        if len(head) >= tar.HEADER and (tar.is_tar(head) or tar.may_be_empty(head, self._source.name)):
             self.kind = "tar"
-            self._scanner = tar.new_scanner(strict=self._strict, limits=self._limits)
-        elif tfrecord.is_tfrecord(head) or tfrecord.is_named_so(self._name):
+            self._scanner = tar.new_scanner(self._source, strict=self._strict, limits=self._limits)
+        elif tfrecord.is_tfrecord(head) or tfrecord.is_named_so(self._source.name):
             self.kind = "tfrecord"
-            self._scanner = tfrecord.new_scanner(limits=self._limits)
+            self._scanner = tfrecord.new_scanner(self._source, limits=self._limits)
         else:
             return
         self._feed(head, 0)
@@ -83,9 +85,9 @@ class Content:
         assert self._scanner is not None
         fault = self._scanner.feed(piece, begin)
         if isinstance(self._scanner, TarScanner):
-            tar.check(self._scanner, fault, self._name, self._limits)
+            tar.check(self._scanner, fault, self._source, self._limits)
         else:
-            tfrecord.check(self._scanner, fault, self._name, self._limits)
+            tfrecord.check(self._scanner, fault, self._source, self._limits)
 
     def finish(self) -> dict[str, Any] | None:
         """Return the columns of the members, or None where the stream is one member."""
@@ -94,11 +96,11 @@ class Content:
         if self._scanner is None:
             return None
         if isinstance(self._scanner, RecordScanner):
-            return tfrecord.finish(self._scanner, self.size, self._name, limits=self._limits)
+            return tfrecord.finish(self._scanner, self.size, self._source, limits=self._limits)
         return tar.finish(
             self._scanner,
             self.size,
-            self._name,
+            self._source,
             strict=self._strict,
             limits=self._limits,
             metadata_encoding=self._encoding,
@@ -106,17 +108,25 @@ class Content:
 
 
 def single_member(name: str, size: int, *, crc32: int = 0, timestamp: int = NO_TIME) -> dict[str, Any]:
-    """Make the columns of a stream that is one member."""
+    """Make the columns of a stream that is one member; bytes of its name that are not UTF-8 are lone surrogates."""
     text = name.encode("utf-8", "surrogatepass")
+    try:
+        raw = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte: the name of a file object may be anything
+        raw = text
     values = {
         "size": size,
         "offset": 0,
         "crc32": crc32,
-        "flags": 0,
+        "flags": MemberFlag.RAW_NAME_BIT if raw != text else 0,
         "timestamp": timestamp,
         "attributes": REGULAR_FILE,
     }
     columns: dict[str, Any] = {column: np.array([value], DTYPES[column]) for column, value in values.items()}
     columns["names"] = np.frombuffer(text, np.uint8)
     columns["name_offset"] = np.array([0, len(text)], np.uint64)
+    if raw != text:
+        columns["raw_member"] = np.zeros(1, np.uint32)
+        columns["raw_offset"] = np.array([0, len(raw)], np.uint64)
+        columns["raw_names"] = np.frombuffer(raw, np.uint8)
     return columns

@@ -51,7 +51,9 @@ _HEAD = struct.Struct("<3sBL2x")
 _END = struct.Struct("<Q")  # in front of the seek points: where the last member of the file ends
 _LONGEST_HEADER = 128 << 10  # of which a name is looked for
 _BLOCK = 256 << 10
+_EXPANSION = 1032  # of deflate, at most
 _PIECE = 256 << 10
+_SMALLEST_STEP = 512
 _SUFFIXES = {".gz": "", ".tgz": ".tar", ".taz": ".tar"}
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -82,7 +84,7 @@ def read_index(
     """
 
     def decode(end: int, threads: int) -> _Decoded:
-        content = Content(source.name, strict=strict, limits=limits, metadata_encoding=metadata_encoding)
+        content = Content(source, strict=strict, limits=limits, metadata_encoding=metadata_encoding)
         return _decode(source, end, threads, progress, content)
 
     end = source.size
@@ -91,12 +93,15 @@ def read_index(
     except CorruptArchiveError as error:
         # Say what is wrong and where; or find where padding begins.
         end = _check_members(source, strict, progress)
-        if end == source.size:
-            if error.__cause__ is None:  # what it decodes to is wrong
+        if end == source.size and error.__cause__ is None:  # what it decodes to is wrong
+            raise
+        try:
+            found = decode(end, 1)  # which reads through the source: a read that fails is no damage
+        except CorruptArchiveError as again:
+            if end != source.size:
                 raise
-            message = f"zlib decodes it and rapidgzip does not ({error.reason})"
-            raise UnsupportedFeatureError(message, archive=source.name) from error
-        found = decode(end, 1)
+            message = f"zlib decodes it and rapidgzip does not ({again.reason})"
+            raise UnsupportedFeatureError(message, archive=source.name) from again
     else:
         if not _has_trailer(source, found):  # several members, a wrong one, or something behind a zlib stream
             end = _check_members(source, strict, progress)
@@ -131,11 +136,18 @@ def open_decoded(source: Source, index: Index) -> GzipSource:
         If the index, which may come from a file, cannot be of this source.
     """
     saved = index["gzip_index"].tobytes()
-    if len(saved) < _END.size or (end := _END.unpack_from(saved)[0]) > source.size:
+    size, sizes = index.data_end[0], index["block_size"]
+    if (
+        len(saved) < _END.size
+        or (end := _END.unpack_from(saved)[0]) > source.size
+        or size > _EXPANSION * end
+        or sizes.max(initial=0) > _BLOCK
+        or not np.array_equal(index["block_compressed_size"], sizes)
+    ):
         raise CorruptArchiveError(
             "its saved index does not fit it; delete that, and open it again", archive=source.name
         )
-    return GzipSource(source, index.data_end[0], saved[_END.size :], end)
+    return GzipSource(source, size, saved[_END.size :], end)
 
 
 @dataclass(frozen=True)
@@ -189,11 +201,18 @@ def _is_gzip(source: Source) -> bool:
 
 
 def _has_trailer(source: Source, found: _Decoded) -> bool:
-    """Whether the file ends with what rapidgzip does not check: ISIZE, or the Adler-32 of zlib (RFC 1950, 2.2)."""
-    end = bytes(source.read_at(max(0, source.size - 4), 4))
+    """Whether the file ends as its one member does: with CRC-32 and ISIZE, or the Adler-32 of zlib (RFC 1950, 2.2).
+
+    rapidgzip checks neither of the last two; and where the header of another member is damaged, so that it goes on to
+    the end of the file, it stops in front of that. The CRC-32 behind it is then that of the other. Some damage it takes
+    for the end of the file, and decodes nothing.
+    """
+    if not found.size:
+        return False
+    end = bytes(source.read_at(max(0, source.size - 8), 8))
     if _is_gzip(source):
-        return int.from_bytes(end, "little") == found.size & 0xFFFFFFFF
-    return int.from_bytes(end, "big") == found.adler32
+        return end == struct.pack("<2L", found.crc32, found.size & 0xFFFFFFFF)
+    return end[-4:] == found.adler32.to_bytes(4, "big")
 
 
 def _check_members(source: Source, strict: bool, progress: Progress | None) -> int:
@@ -205,31 +224,34 @@ def _check_members(source: Source, strict: bool, progress: Progress | None) -> i
     is_gzip = _is_gzip(source)
     what, wbits = ("gzip member", 31) if is_gzip else ("zlib stream", zlib.MAX_WBITS)
     at = begin = number = 0  # of what is read next; of the member; its place among the others
-    data = b""
+    data = memoryview(b"")
     while True:
         if not data:
-            data = bytes(source.read_at(at, _PIECE))
+            data = memoryview(source.read_at(at, _PIECE))
             at += len(data)
         begin = at - len(data)
         if number and not data:
             return begin
-        if number and not (is_gzip and data.startswith(SIGNATURE[: len(data)])):
+        if number and not (is_gzip and data[: len(SIGNATURE)] == SIGNATURE[: len(data)]):
             return _check_padding(source, begin, strict, what)
         decoder = zlib.decompressobj(wbits)
+        step = _SMALLEST_STEP  # the decoder makes a copy of what it leaves: of no more than a small member has
         while not decoder.eof:
             if not data:
-                data = bytes(source.read_at(at, _PIECE))
+                data = memoryview(source.read_at(at, _PIECE))
                 at += len(data)
                 if not data:
                     raise corrupt(f"the file ends within the {what} at offset {begin}: it was truncated")
                 if progress is not None:
                     progress(at, source.size)
             try:
-                decoder.decompress(data, _BLOCK)  # no more at a time: what it expands to is of any size
+                decoder.decompress(data[:step], _BLOCK)  # no more at a time: what it expands to is of any size
             except zlib.error as error:
                 reason = str(error).rpartition(": ")[2]
                 raise corrupt(f"the {what} at offset {begin} is damaged: {reason}") from error
-            data = decoder.unused_data or decoder.unconsumed_tail  # the former at its end only
+            left = len(decoder.unused_data or decoder.unconsumed_tail)  # the former at its end only
+            data = data[min(step, len(data)) - left :]
+            step = min(2 * step, _PIECE)
         number += 1
 
 

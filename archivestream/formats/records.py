@@ -22,6 +22,7 @@ __all__ = ["index_records", "open_files", "read_table"]
 Ints = NDArray[np.int64]
 
 _DIGITS = 8  # of the names of records, or as many as there must be
+_SLICE = 1 << 20  # records that are compared at once: more take as many times the memory
 _REGULAR_FILE = 0o100644 << 16
 
 
@@ -115,16 +116,19 @@ def index_records(
     file, offset, size = file[in_place], offset[in_place], size[in_place]
     if not limits.allow_overlap:
         full = np.flatnonzero(size + margin)  # what is empty lies over nothing
-        before, after = full[:-1], full[1:]
-        clash = (file[before] == file[after]) & (offset[after] - margin - offset[before] < size[before])
-        if clash.any():
-            at = int(np.argmax(clash))
-            raise CorruptArchiveError(
-                f"records {in_place[before[at]]} and {in_place[after[at]]} lie over one another in "
-                f"{files[int(file[before[at]])].name}",
-                archive=table.name,
-            )
-    names = _number_names(n)
+        for begin in range(0, len(full) - 1, _SLICE):
+            before = full[begin : begin + _SLICE]
+            after = full[begin + 1 : begin + 1 + _SLICE]
+            before = before[: len(after)]
+            clash = (file[before] == file[after]) & (offset[after] - margin - offset[before] < size[before])
+            if clash.any():
+                at = int(np.argmax(clash))
+                raise CorruptArchiveError(
+                    f"records {in_place[before[at]]} and {in_place[after[at]]} lie over one another in "
+                    f"{files[int(file[before[at]])].name}",
+                    archive=table.name,
+                )
+        del full
     values: dict[str, Any] = {
         "size": size,
         "compressed_size": size,
@@ -138,7 +142,8 @@ def index_records(
     columns: dict[str, Any] = {
         name: np.ascontiguousarray(np.broadcast_to(value, (n,)), DTYPES[name]) for name, value in values.items()
     }
-    columns["names"] = names[in_place].reshape(-1)
+    names = _number_names(in_place)
+    columns["names"] = names.reshape(-1)
     columns["name_offset"] = np.arange(n + 1, dtype=np.uint64) * np.uint64(names.shape[1])
     index = Index(
         columns,
@@ -157,10 +162,14 @@ def index_records(
 
 def _check_bounds(table: Source, files: Sequence[Source], file: Ints, offset: Ints, size: Ints, margin: int) -> None:
     """Raise `CorruptArchiveError` for a record that does not lie within its file."""
-    room = np.array([source.size for source in files] or [0], np.int64)[file]
-    outside = (offset < margin) | (offset > room) | (size < 0) | (size > room - offset)
-    if outside.any():
-        at = int(np.argmax(outside))
+    sizes = np.array([source.size for source in files] or [0], np.int64)
+    for begin in range(0, len(file), _SLICE):
+        rows = slice(begin, begin + _SLICE)
+        room, start, length = sizes[file[rows]], offset[rows], size[rows]
+        outside = (start < margin) | (start > room) | (length < 0) | (length > room - start)
+        if not outside.any():
+            continue
+        at = begin + int(np.argmax(outside))
         source = files[int(file[at])]
         raise CorruptArchiveError(
             f"record {at} has {size[at]} bytes at offset {offset[at]} of {source.name}, which has {source.size} bytes",
@@ -168,8 +177,13 @@ def _check_bounds(table: Source, files: Sequence[Source], file: Ints, offset: In
         )
 
 
-def _number_names(count: int) -> NDArray[np.uint8]:
-    """Write the numbers from 0 in ASCII, each in a row of so many digits that they sort."""
-    width = max(_DIGITS, len(str(max(count - 1, 0))))
-    powers = 10 ** np.arange(width - 1, -1, -1, dtype=np.int64)
-    return (np.arange(count)[:, None] // powers % 10 + ord("0")).astype(np.uint8)
+def _number_names(numbers: Ints) -> NDArray[np.uint8]:
+    """Write numbers below 2**32 in ASCII, each in a row of so many digits that they sort."""
+    width = max(_DIGITS, len(str(numbers.max(initial=0))))
+    names = np.empty((len(numbers), width), np.uint8)
+    rest = numbers.astype(np.uint32)
+    for column in range(width - 1, -1, -1):  # one at a time: all of them at once take eight times as much
+        names[:, column] = rest % np.uint32(10)
+        rest //= np.uint32(10)
+    names += np.uint8(ord("0"))
+    return names

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ __all__ = ["TABLE", "is_table", "read_index"]
 TABLE = "index.dat"
 _ROW = 12
 _SIZE = 4  # bytes in front of each record
+_ROWS = 1024  # whose sizes are compared in one native call, during which nobody can interrupt
 
 
 def is_table(source: Source) -> bool:
@@ -44,7 +46,9 @@ def _bin(number: int) -> str:
     return f"bin{number:08d}.dat"
 
 
-def read_index(source: Source, *, strict: bool, limits: Limits) -> tuple[Index, list[Source], Ints | None]:
+def read_index(
+    source: Source, *, strict: bool, limits: Limits, progress: Callable[[int, int], object] | None
+) -> tuple[Index, list[Source], Ints | None]:
     """Read the index of bins.
 
     Returns
@@ -71,17 +75,27 @@ def read_index(source: Source, *, strict: bool, limits: Limits) -> tuple[Index, 
         if strict:
             raise CorruptArchiveError(reason, archive=source.name)
         warnings.warn(f"{source.name}: {reason}; the {len(data) // _ROW} whole ones are read", ArchiveWarning, 2)
-    table = np.frombuffer(data, "<u4", len(data) // _ROW * 3).reshape(-1, 3).astype(np.int64)
+    table = np.frombuffer(data, "<u4", len(data) // _ROW * 3).reshape(-1, 3)
     numbers, file = np.unique(table[:, 0], return_inverse=True)
     bins = open_files(source, [_bin(number) for number in numbers.tolist()]) or [source]
     try:
-        offset, size = table[:, 1] + _SIZE, table[:, 2]
+        offset, size = table[:, 1].astype(np.int64) + _SIZE, table[:, 2].astype(np.int64)
+        del data, table
         index, order = index_records(
             source, bins, "splitdata", file=file, offset=offset, size=size, margin=_SIZE, limits=limits
         )
+        done, total = 0, sum(one.size for one in bins)
         for number, one in enumerate(bins):
-            rows = slice(*index.first_member[number : number + 2].tolist())
-            _check_sizes(one, index["offset"][rows] - np.uint64(_SIZE), index["size"][rows].astype(np.uint32))
+            first, last = index.first_member[number : number + 2].tolist()
+            for begin in range(first, last, _ROWS):
+                rows = slice(begin, min(begin + _ROWS, last))
+                offsets = index["offset"][rows] - np.uint64(_SIZE)
+                _check_sizes(one, offsets, index["size"][rows].astype(np.uint32))
+                if progress is not None:
+                    progress(done + int(offsets[-1]), total)
+            done += one.size
+        if progress is not None:
+            progress(total, total)
     except BaseException:
         for one in bins:
             one.close()

@@ -36,6 +36,7 @@ _FAULTS = {
     Fault.TRUNCATED_DATA: "the archive ends within the data of this member: it was truncated",
     Fault.TRUNCATED_EXTENSION: "the archive ends within an extension header or a map: it was truncated",
     Fault.LONG_EXTENSION: "an extension header claims more than 1 MiB",
+    Fault.LONG_INHERITANCE: "a global PAX header gives a path or a link of more than 4,096 bytes to all members",
     Fault.MANY_EXTENSIONS: "more than 16 extension headers stand before a member",
     Fault.STRAY_EXTENSION: "the archive ends behind an extension header, whose member is missing",
     Fault.BAD_RECORD: "a record of a PAX header is malformed",
@@ -55,7 +56,7 @@ _FAULTS = {
     Fault.MAP_DIFFERS: "the map of a sparse member does not account for all that is stored",
     Fault.BEHIND_END: "something follows the end of the archive",
 }
-_BOUNDS = Fault.LONG_EXTENSION, Fault.MANY_EXTENSIONS, Fault.TOO_MANY_EXTENTS
+_BOUNDS = Fault.LONG_EXTENSION, Fault.LONG_INHERITANCE, Fault.MANY_EXTENSIONS, Fault.TOO_MANY_EXTENTS
 
 
 def is_tar(head: bytes) -> bool:
@@ -91,18 +92,19 @@ def scan(
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
     """Read all headers of a tar into the columns of an index."""
-    scanner = new_scanner(strict=strict, limits=limits)
-    scan_headers(source, scanner, lambda fault: check(scanner, fault, source.name, limits), progress)
-    return finish(scanner, source.size, source.name, strict=strict, limits=limits, metadata_encoding=metadata_encoding)
+    scanner = new_scanner(source, strict=strict, limits=limits)
+    scan_headers(source, scanner, lambda fault: check(scanner, fault, source, limits), progress)
+    return finish(scanner, source.size, source, strict=strict, limits=limits, metadata_encoding=metadata_encoding)
 
 
-def new_scanner(*, strict: bool, limits: Limits) -> TarScanner:
-    """Make a scanner for the stream of one tar."""
-    return TarScanner(strict=strict, max_members=limits.max_members, max_names=limits.max_index_bytes)
+def new_scanner(source: Source, *, strict: bool, limits: Limits) -> TarScanner:
+    """Make a scanner for the stream of one tar: a file, or what it decodes to."""
+    room, _ = limits.index_room(source.size)
+    return TarScanner(strict=strict, max_members=limits.max_members, max_bytes=room)
 
 
 def finish(
-    scanner: TarScanner, size: int, archive: str, *, strict: bool, limits: Limits, metadata_encoding: str | None
+    scanner: TarScanner, size: int, source: Source, *, strict: bool, limits: Limits, metadata_encoding: str | None
 ) -> dict[str, Any]:
     """Turn what was fed to a scanner into the columns of an index, once the stream is known to have `size` bytes.
 
@@ -113,16 +115,16 @@ def finish(
     LimitExceededError
         If links to sparse members multiply their extents.
     """
-    check(scanner, scanner.end(size), archive, limits)
+    check(scanner, scanner.end(size), source, limits)
     columns: dict[str, Any] = dict(scanner.finish())
     if metadata_encoding is not None:
-        names.decode_names(columns, metadata_encoding, archive)
+        names.decode_names(columns, metadata_encoding, source.name)
     if strict:
-        _check_names(columns, archive)
+        _check_names(columns, source.name)
     return columns
 
 
-def check(scanner: TarScanner, fault: int, archive: str, limits: Limits) -> None:
+def check(scanner: TarScanner, fault: int, source: Source, limits: Limits) -> None:
     """Raise the exception for a fault of a scanner, unless it is none.
 
     Raises
@@ -132,6 +134,7 @@ def check(scanner: TarScanner, fault: int, archive: str, limits: Limits) -> None
     """
     if fault == Fault.NONE:
         return
+    archive = source.name
     if fault == Fault.TRUNCATED_DATA:
         raise CorruptArchiveError(
             f"{_FAULTS[Fault.TRUNCATED_DATA]} (offset {scanner.offset})", archive=archive, member=scanner.last_name
@@ -148,8 +151,11 @@ def check(scanner: TarScanner, fault: int, archive: str, limits: Limits) -> None
             f"there are more members than Limits.max_members = {limits.max_members}", archive=archive
         )
     if fault == Fault.TOO_MANY_BYTES:
+        room, limit = limits.index_room(source.size)
         raise LimitExceededError(
-            f"names and maps take more than Limits.max_index_bytes = {limits.max_index_bytes}", archive=archive
+            f"its index takes more than the {room} bytes that {limit} allows a file of {source.size} bytes; raise that "
+            "for an archive that you trust",
+            archive=archive,
         )
     if fault == Fault.UNKNOWN_SPARSE:
         raise UnsupportedFeatureError(

@@ -56,18 +56,18 @@ def is_named_so(name: str) -> bool:
 
 def read_index(source: Source, *, limits: Limits, progress: Callable[[int, int], object] | None) -> Index:
     """Read the headers of all records; see `archivestream.formats.read_index`."""
-    scanner = new_scanner(limits=limits)
-    scan(source, scanner, lambda fault: check(scanner, fault, source.name, limits), progress)
-    columns = finish(scanner, source.size, source.name, limits=limits)
+    scanner = new_scanner(source, limits=limits)
+    scan(source, scanner, lambda fault: check(scanner, fault, source, limits), progress)
+    columns = finish(scanner, source.size, source, limits=limits)
     return Index(columns, data_end=[source.size], layouts=[Layout.RANGES], formats=["tfrecord"])
 
 
-def new_scanner(*, limits: Limits) -> RecordScanner:
-    """Make a scanner for one stream of records."""
-    return RecordScanner(max_records=min(limits.max_members, limits.max_index_bytes // _ROW))
+def new_scanner(source: Source, *, limits: Limits) -> RecordScanner:
+    """Make a scanner for one stream of records: a file, or what it decodes to."""
+    return RecordScanner(max_records=min(limits.max_members, limits.index_room(source.size)[0] // _ROW))
 
 
-def finish(scanner: RecordScanner, size: int, archive: str, *, limits: Limits) -> dict[str, Any]:
+def finish(scanner: RecordScanner, size: int, source: Source, *, limits: Limits) -> dict[str, Any]:
     """Turn what was fed to a scanner into the columns of an index, once the stream is known to have `size` bytes.
 
     Raises
@@ -75,7 +75,7 @@ def finish(scanner: RecordScanner, size: int, archive: str, *, limits: Limits) -
     CorruptArchiveError
         If the stream ends within a record.
     """
-    check(scanner, scanner.end(size), archive, limits)
+    check(scanner, scanner.end(size), source, limits)
     columns = {name: np.frombuffer(memoryview(data), DTYPES[name]) for name, data in scanner.finish().items()}
     n = len(columns["size"])
     constant = {
@@ -89,7 +89,7 @@ def finish(scanner: RecordScanner, size: int, archive: str, *, limits: Limits) -
     return columns
 
 
-def check(scanner: RecordScanner, fault: int, archive: str, limits: Limits) -> None:
+def check(scanner: RecordScanner, fault: int, source: Source, limits: Limits) -> None:
     """Raise the exception for a fault of a scanner, unless it is none.
 
     Raises
@@ -99,6 +99,7 @@ def check(scanner: RecordScanner, fault: int, archive: str, limits: Limits) -> N
     """
     if fault == RecordFault.FINE:
         return
+    archive = source.name
     if fault == RecordFault.NO_ROOM:
         raise MemoryError(f"{archive}: no memory for the index")
     if fault == RecordFault.UNREADABLE:
@@ -106,9 +107,13 @@ def check(scanner: RecordScanner, fault: int, archive: str, limits: Limits) -> N
         error.errno = scanner.read_errno
         raise error
     if fault == RecordFault.TOO_MANY_RECORDS:
-        bound = "max_members" if limits.max_members <= limits.max_index_bytes // _ROW else "max_index_bytes"
+        room, limit = limits.index_room(source.size)
+        if limits.max_members <= room // _ROW:
+            limit = f"Limits.max_members = {limits.max_members}"
         raise LimitExceededError(
-            f"there are more records than Limits.{bound} = {getattr(limits, bound)} allows", archive=archive
+            f"there are more records than {limit} allows a file of {source.size} bytes; raise that for one that you "
+            "trust",
+            archive=archive,
         )
     last = fault in (RecordFault.CUT_DATA, RecordFault.CUT_CHECKSUM)
     number = scanner.count - 1 if last else scanner.count

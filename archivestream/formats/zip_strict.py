@@ -68,12 +68,17 @@ def check(source: Source, index: Index, start: int, size: int, disagreements: Se
     """
     if disagreements:
         raise CorruptArchiveError(f"strict: {disagreements[0]}", archive=source.name)
+    changed = CorruptArchiveError("the central directory changed while it was read", archive=source.name)
     ends = []
     for member, record in enumerate(_central_records(source, start, size)):
+        if record is None or member == len(index):
+            raise changed
         try:
             ends.append(_check_member(source, index, member, record, start))
         except _Contradiction as error:
             raise CorruptArchiveError(f"strict: {error}", archive=source.name, member=index.name(member)) from None
+    if len(ends) != len(index):
+        raise changed
     _check_gaps(source, index, ends, start)
     table = index.table_of(None)
     if table.duplicates:
@@ -84,21 +89,25 @@ def check(source: Source, index: Index, start: int, size: int, disagreements: Se
         )
 
 
-def _central_records(source: Source, start: int, size: int) -> Iterator[bytes]:
+def _central_records(source: Source, start: int, size: int) -> Iterator[bytes | None]:
+    """Read the directory anew, entry by entry; the last is None where one runs past the end."""
     at, end = start, start + size
     chunk, base = b"", at
     while at < end:
-        for _ in range(2):
-            place = at - base
-            if len(chunk) - place >= _CENTRAL.size:
-                lengths = struct.unpack_from("<3H", chunk, place + 28)
-                if len(chunk) - place >= _CENTRAL.size + sum(lengths):
-                    break
-            chunk, base, place = bytes(source.read_at(at, min(1 << 20, end - at))), at, 0
-            lengths = struct.unpack_from("<3H", chunk, 28)
-        length = _CENTRAL.size + sum(lengths)
-        yield chunk[place : place + length]
-        at += length
+        record = _cut_record(chunk, at - base)
+        if record is None:
+            chunk, base = bytes(source.read_at(at, min(1 << 20, end - at))), at
+            record = _cut_record(chunk, 0)
+        yield record
+        at = at + len(record) if record else end
+
+
+def _cut_record(chunk: bytes, place: int) -> bytes | None:
+    """Return the entry that begins at a place, or None where it goes on behind the chunk."""
+    if len(chunk) - place < _CENTRAL.size:
+        return None
+    end = place + _CENTRAL.size + sum(struct.unpack_from("<3H", chunk, place + 28))
+    return chunk[place:end] if end <= len(chunk) else None
 
 
 def _check_gaps(source: Source, index: Index, ends: Sequence[int], data_end: int) -> None:
@@ -150,9 +159,10 @@ def _check_member(source: Source, index: Index, member: int, record: bytes, data
     if name.endswith(b"/") and real_size:
         raise _Contradiction("it is a directory, and has contents")
     fields = _check_extra(extra, name, "central")
-    if _unicode_path(fields, name) is None and b"\0" in name:
+    path = _unicode_path(fields, name)
+    if path is None and b"\0" in name:
         raise _Contradiction("its name contains a NUL")
-    return _check_local(source, index, member, central, data_end)
+    return _check_local(source, index, member, central, path, data_end)
 
 
 def _check_name(name: str, raw: bytes, flags: int) -> None:
@@ -190,14 +200,9 @@ def _zip64(fields: Sequence[tuple[int, bytes]]) -> bytes:
 
 def _unicode_path(fields: Sequence[tuple[int, bytes]], name: bytes) -> bytes | None:
     """Return the name in the Unicode Path field (4.6.9), if there is a valid one; two are one too many."""
-    valid = [
-        data[5:]
-        for kind, data in fields
-        if kind == _UNICODE_PATH
-        and len(data) > 5
-        and data[0] == 1
-        and int.from_bytes(data[1:5], "little") == zlib.crc32(name)
-    ]
+    paths = [data for kind, data in fields if kind == _UNICODE_PATH and len(data) > 5]
+    begin = paths and struct.pack("<BL", 1, zlib.crc32(name))  # the CRC of a long name but once
+    valid = [data[5:] for data in paths if data[:5] == begin]
     if len(valid) > 1:
         raise _Contradiction("it has two Unicode Path fields")
     if valid and b"\0" in valid[0]:
@@ -205,7 +210,7 @@ def _unicode_path(fields: Sequence[tuple[int, bytes]], name: bytes) -> bytes | N
     return valid[0] if valid else None
 
 
-def _check_local(source: Source, index: Index, member: int, central: _Header, data_end: int) -> int:
+def _check_local(source: Source, index: Index, member: int, central: _Header, path: bytes | None, data_end: int) -> int:
     """Compare a local header with the central one, and return where the member ends in the file."""
     offset = int(index["offset"][member])
     head = bytes(source.read_at(offset, _LOCAL.size)) if offset < data_end else b""
@@ -219,7 +224,7 @@ def _check_local(source: Source, index: Index, member: int, central: _Header, da
     if local.name != central.name:
         raise _Contradiction(f"its local header names it {local.name!r}")
     fields = _check_extra(local.extra, local.name, "local")
-    if _unicode_path(fields, name) != _unicode_path(_check_extra(central.extra, name, "central"), name):
+    if _unicode_path(fields, name) != path:
         raise _Contradiction("its local and central header differ in their Unicode Path")
     # 4.4.3.2: a central header may ask for a later version than the local one, for its ZIP64 fields.
     if version > central.version or central.version > max(version, 45):

@@ -87,9 +87,10 @@ def read_index(
         With the CRC-32 of the file, and what it decodes to, or nothing.
     """
     indexer = FrameIndexer(max_window=limits.max_window_bytes, budget=_BUDGET, resume=resume)
-    content = Content(source.name, strict=strict, limits=limits, metadata_encoding=metadata_encoding)
+    content = Content(source, strict=strict, limits=limits, metadata_encoding=metadata_encoding)
     try:
-        crc, decoded = _decode(source, indexer, content, limits, progress, keep, room)
+        replay = _Replay(source, resume or {})
+        crc, decoded = _decode(source, indexer, content, limits, progress, keep, room, replay)
         blocks = indexer.finish()
         if blocks is None:
             raise _fault(indexer, source, limits)
@@ -131,6 +132,7 @@ def _decode(
     progress: Callable[[int, int], object] | None,
     keep: Callable[[Mapping[str, Any]], object] | None,
     room: int,
+    replay: _Replay,
 ) -> tuple[int, list[Buffer]]:
     """Decode the whole file; return its CRC-32, and what it decodes to, if there is room for it."""
     buffer = memoryview(bytearray(min(_PIECE, source.size)))
@@ -145,6 +147,7 @@ def _decode(
         indexer.feed(buffer[:got])
         while (piece := indexer.next()) is not None:
             content.take(piece)
+            replay.take(memoryview(piece))
             if content.size <= room:
                 decoded.append(piece)
             else:
@@ -159,6 +162,30 @@ def _decode(
             keep(_as_columns(indexer.snapshot()))
             kept = time.monotonic()
     return crc, decoded
+
+
+class _Replay:
+    """Compares what is decoded once more with the blocks that an interrupted call has kept."""
+
+    def __init__(self, source: Source, kept: Mapping[str, Any]) -> None:
+        self._source = source
+        self._crcs: list[int] = kept["block_crc32"][:-1].tolist() if kept else []  # with the last one, work goes on
+        self._sizes: list[int] = kept["block_size"][: len(self._crcs)].tolist() if kept else []
+        self._row = self._size = self._crc = 0
+
+    def take(self, piece: memoryview) -> None:
+        """Take the next decoded bytes."""
+        while self._row < len(self._sizes) and piece:
+            part = piece[: self._sizes[self._row] - self._size]
+            self._crc = crc32(part, self._crc)
+            self._size += len(part)
+            piece = piece[len(part) :]
+            if self._size == self._sizes[self._row]:
+                if self._crc != self._crcs[self._row]:
+                    raise CorruptArchiveError(
+                        "what an interrupted build has kept is of other bytes", archive=self._source.name
+                    )
+                self._row, self._size, self._crc = self._row + 1, 0, 0
 
 
 def _name_of(source: Source) -> str:
@@ -196,6 +223,8 @@ def _check_seek_table(source: Source, strict: bool) -> None:
             head = source.read_at(offset, min(_FRAME_HEADER, compressed_size))
             if not check_frame(head, compressed_size, decoded):
                 raise ValueError(f"the frame at offset {offset} is not the one that the seek table lists")
+    except CorruptArchiveError:  # of the file itself
+        raise
     except ValueError as error:
         if strict:
             raise CorruptArchiveError(f"the seek table is wrong: {error}", archive=source.name) from error
@@ -224,6 +253,17 @@ def _fault(indexer: FrameIndexer, source: Source, limits: Limits) -> Exception:
         return UnsupportedFeatureError(
             f"a frame (offset {indexer.offset}) repeats a table in a way that leaves no place to begin decoding; "
             "compress it anew",
+            archive=source.name,
+        )
+    if status == Status.OVER_LIMIT:
+        message = "frames that need the dictionary are read whole, and this one is larger than 1 GiB"
+        if not indexer.detail:
+            message = (
+                "it repeats itself over so wide a window that places to begin decoding would take more memory than the "
+                "file has bytes"
+            )
+        return UnsupportedFeatureError(
+            f"{message} (offset {indexer.offset}); compress it anew, in frames or with a smaller window",
             archive=source.name,
         )
     reason = _FAULTS.get(status, _FAULTS[Status.BAD_DATA])

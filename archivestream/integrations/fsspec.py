@@ -14,6 +14,7 @@ import functools
 import io
 import operator
 import os
+import sys
 import warnings
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,10 @@ __all__ = ["ArchiveFileSystem"]
 
 # Folders within folders: each takes its whole path in memory, so the slashes of a hostile name must not count.
 _MOST_FOLDERS = 100
+_FOLDER_BYTES = 400  # of memory that a folder takes besides its path
+# Memory that folders may take: some, and so many times that of the names. No archive that people made comes near.
+_ROOM = 64 << 20
+_SHARE = 4
 
 
 class ArchiveFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -70,8 +75,9 @@ class ArchiveFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
     Warns
     -----
     ArchiveWarning
-        Where members have no path here, as ``..`` is a part of their names, or they lie more than 100 folders deep.
-        They are not listed, so that `get` writes nothing outside its folder; read them by position from `archive`.
+        Where members have no path here, as ``..`` is a part of their names, or they lie more than 100 folders deep,
+        or the folders take far more memory than the names. They are not listed, so that `get` writes nothing outside
+        its folder; read them by position from `archive`.
 
     Notes
     -----
@@ -345,11 +351,13 @@ class _Tree:
     def __init__(self, mounts: Sequence[_Mount], archive: Archive, regular: Sequence[bool]) -> None:
         self.folders = {"": _Folder([], array("q"))}
         self.aliases: dict[str, int] = {}
+        self._room = _ROOM
         left_out: list[str] = []
         for mount in mounts:
             self._add(_parts(mount.prefix))
             places: dict[str, tuple[str, array[int], bool] | None] = {}
             for position, name in enumerate(mount.archive.names, mount.begin):
+                self._room += _SHARE * sys.getsizeof(name)
                 above, _, last = name.rpartition("/")
                 if above not in places:
                     places[above] = self._place(mount.prefix, above)
@@ -360,7 +368,8 @@ class _Tree:
                     continue
                 folder, files, usual = place
                 if not regular[position] and archive.info(position).directory:
-                    self._add([*_parts(folder), last])
+                    if self._add([*_parts(folder), last]) is None:
+                        left_out.append(name)
                     continue
                 files.append(position)
                 if not usual:
@@ -381,12 +390,17 @@ class _Tree:
         if ".." in parts or len(whole) > _MOST_FOLDERS:
             return None
         usual = above in (plain, f"./{plain}", f"/{plain}") if plain else above in ("", ".")
-        return "/".join(whole), self._add(whole).files, usual
+        folder = self._add(whole)
+        return None if folder is None else ("/".join(whole), folder.files, usual)
 
-    def _add(self, parts: list[str]) -> _Folder:
-        """Return a folder, made with those above it where it is new."""
+    def _add(self, parts: list[str]) -> _Folder | None:
+        """Return a folder, made with those above it where it is new; or None, if there is no room for it."""
         path = "/".join(parts)
         if path not in self.folders:
-            self._add(parts[:-1]).folders.append(path)
+            above = self._add(parts[:-1])
+            self._room -= sys.getsizeof(path) + _FOLDER_BYTES
+            if above is None or self._room < 0:
+                return None
+            above.folders.append(path)
             self.folders[path] = _Folder([], array("q"))
         return self.folders[path]

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from archivestream._native.files import read_files
+from archivestream._native.files import open_file, read_files
 from archivestream.archive import Archive
 from archivestream.errors import SourceError, UnsupportedFeatureError
 from archivestream.members import Member
@@ -38,6 +38,8 @@ FILE_MODE = stat.S_IFREG | 0o644
 _FOLDER_MODE = stat.S_IFDIR | 0o755
 _NO_TIME = (1 << 5 | 1) << 16  # MS-DOS: 1980-01-01, the first that there is
 _LONGEST_NAME = 0xFFFF  # of ZIP, 4.4.10
+_LONGEST_TARGET = 4095  # of a symbolic link, PATH_MAX
+_FOLDER_WITH_DATA = "the name is that of a folder, and there are data"
 
 Source: TypeAlias = str | os.PathLike[str] | Archive | Mapping[str, Any] | Iterable[Any]
 
@@ -80,7 +82,8 @@ class Entry(NamedTuple):
     size : int
         Bytes of its contents; of a symbolic link, of its target.
     mode : int
-        Type and permissions, as in ``st_mode``.
+        Type and permissions, as in ``st_mode``: of a file, of a folder, which has no contents, or of a symbolic link,
+        whose contents are a possible length for a target. See `_settle`.
     content : bytes, InFile or InArchive
         Where its bytes are.
     mtime : int, optional
@@ -157,13 +160,27 @@ def entry_of(
     if metadata is not None:
         _check_row(metadata)
         metadata = dict(metadata)  # the caller may use it for the next one
+    if name.endswith("/") and len(data):
+        raise ValueError(f"member {name!r}: {_FOLDER_WITH_DATA}")
     if mode is None:
         mode = _FOLDER_MODE if name.endswith("/") else FILE_MODE
-    elif not stat.S_IFMT(mode):
-        mode |= stat.S_IFDIR if name.endswith("/") else stat.S_IFREG
-    if name.endswith("/") and len(data):
-        raise ValueError(f"member {name!r}: the name is that of a folder, and there are data")
-    return Entry(name, len(data), mode, data, mtime, metadata=metadata)
+    settled = _settle(name, mode, len(data))
+    if stat.S_IFMT(mode) not in (0, stat.S_IFMT(settled)):
+        raise ValueError(f"member {name!r}: with that name and {len(data)} bytes its mode cannot be {mode:#o}")
+    return Entry(name, len(data), settled, data, mtime, metadata=metadata)
+
+
+def _settle(name: str, mode: int, size: int) -> int:
+    """Make the type in a mode that which name and size allow: writers go by it, and an archive may say anything.
+
+    A folder has no contents, and a link a target of a possible length; whatever is none of both is a file.
+    """
+    kind = stat.S_IFMT(mode)
+    if name.endswith("/") or (kind == stat.S_IFDIR and size == 0):
+        kind = stat.S_IFDIR
+    elif kind != stat.S_IFLNK or not 1 <= size <= _LONGEST_TARGET:
+        kind = stat.S_IFREG
+    return kind | stat.S_IMODE(mode)
 
 
 def metadata_entry(data: bytes) -> Entry:
@@ -224,6 +241,8 @@ def _text(name: bytes) -> str:
 
 def _entry_at(name: str, path: bytes, status: os.stat_result) -> Entry:
     mode, mtime = status.st_mode, status.st_mtime_ns // 1_000_000_000
+    if name.endswith("/") and not stat.S_ISDIR(mode):
+        raise ValueError(f"{os.fsdecode(path)}: the name {name!r} is that of a folder, and it is none")
     if stat.S_ISREG(mode):
         return Entry(name, status.st_size, mode, InFile(path), mtime)
     if stat.S_ISDIR(mode):
@@ -237,9 +256,14 @@ def _entry_at(name: str, path: bytes, status: os.stat_result) -> Entry:
 
 
 def _archived(archive: Archive, member: Member, table: Any) -> Entry:
+    if member.name.endswith("/") and member.size:
+        raise UnsupportedFeatureError(
+            f"{_FOLDER_WITH_DATA}: it cannot be packed", archive=member.archive, member=member.name
+        )
     mode = member.mode
     if not stat.S_IFMT(mode):
         mode = _FOLDER_MODE if member.is_dir() else FILE_MODE
+    mode = _settle(member.name, mode, member.size)
     timestamp = member.timestamp or _NO_TIME
     row = None if table is None else Row(table, member.position)
     return Entry(member.name, member.size, mode, InArchive(archive, member.position), None, timestamp, row)
@@ -320,7 +344,9 @@ def open_entry(entry: Entry) -> BinaryIO:
     """Open the contents of one member, for those that are too large to be read at once."""
     content = entry.content
     if isinstance(content, InFile):
-        descriptor = os.open(content.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor, status = open_file(content.path, entry.size)
+        if status:
+            raise _unreadable(content.path, status)
         return open(descriptor, "rb", buffering=0)
     if isinstance(content, InArchive):
         return content.archive.open_member(content.position)

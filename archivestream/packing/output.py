@@ -8,13 +8,14 @@ import io
 import os
 import secrets
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from archivestream.atomic import rename_new, there_already
+from archivestream.atomic import named, rename_new, sync_folder, there_already
 
 __all__ = ["OutputFile", "commit"]
 
@@ -54,19 +55,23 @@ class OutputFile:
         try:
             self._file = io.BufferedWriter(io.FileIO(self._temporary, "x"), _BUFFER)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+            raise named(error, self.path) from error
         # Also where nobody closes it: when it is dropped, or the interpreter ends.
         self._abandon = weakref.finalize(self, _remove, self._file, self._temporary, os.getpid())
         self.size = 0
         self._behind = behind
-        self._under_way: list[Future[None]] = []
+        self._under_way: deque[Future[None]] = deque()
+        self._out_of_order = False  # whether the file's own position is behind
 
     def write_behind(self, data: memoryview) -> None:
         """Append bytes that nobody changes any more; they are written later, and by `sync` at the latest."""
         if self._behind is None:
             self.write(data)
             return
+        while self._under_way and self._under_way[0].done():
+            self._under_way.popleft().result()
         self._under_way.append(self._behind(len(data), partial(self._write_at, self.size, data)))
+        self._out_of_order = True
         self.size += len(data)
 
     def _write_at(self, offset: int, data: memoryview) -> None:
@@ -75,16 +80,17 @@ class OutputFile:
                 done = os.pwrite(self._file.fileno(), data, offset)
                 data, offset = data[done:], offset + done
         except OSError as error:
-            raise self._named(error) from error
+            raise named(error, self.path) from error
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes."""
         try:
-            if self._under_way:
+            if self._out_of_order:
                 self._file.seek(self.size)
+                self._out_of_order = False
             self._file.write(data)
         except OSError as error:
-            raise self._named(error) from error
+            raise named(error, self.path) from error
         self.size += len(data)
 
     def patch(self, offset: int, data: bytes) -> None:
@@ -94,35 +100,33 @@ class OutputFile:
             self._file.write(data)
             self._file.seek(self.size)
         except OSError as error:
-            raise self._named(error) from error
+            raise named(error, self.path) from error
 
     def sync(self) -> None:
         """Close the file, once all of it is on the disk."""
-        for write in self._under_way:
-            write.result()
-        self._under_way.clear()
+        while self._under_way:
+            self._under_way.popleft().result()
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
         except OSError as error:
-            raise self._named(error) from error
+            raise named(error, self.path) from error
 
     def rename(self) -> None:
         """Give the file its name."""
-        if self.overwrite:
-            os.replace(self._temporary, self.path)  # replaces a link, does not write through it
-        else:
-            rename_new(self._temporary, self.path)
+        try:
+            if self.overwrite:
+                os.replace(self._temporary, self.path)  # replaces a link, does not write through it
+            else:
+                rename_new(self._temporary, self.path)
+        except OSError as error:
+            raise named(error, self.path) from error
         self._abandon.detach()
 
     def abandon(self) -> None:
         """Remove what was written, unless it has its name already."""
         self._abandon()
-
-    def _named(self, error: OSError) -> OSError:
-        # A full disk does not say for which file.
-        return OSError(error.errno, error.strerror, str(self.path))
 
 
 def commit(files: Sequence[OutputFile], replaced: Sequence[Path] = ()) -> None:
@@ -142,7 +146,7 @@ def commit(files: Sequence[OutputFile], replaced: Sequence[Path] = ()) -> None:
                     renamed.path.unlink()
             raise
     for folder in {file.path.parent for file in files}:
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
 def _remove(file: io.BufferedWriter[io.FileIO], path: Path, process: int) -> None:
@@ -153,12 +157,3 @@ def _remove(file: io.BufferedWriter[io.FileIO], path: Path, process: int) -> Non
         file.close()  # what it still buffers may not fit the disk
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some file systems have no such thing
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

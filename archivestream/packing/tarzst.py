@@ -202,16 +202,20 @@ class TarZstWriter(TarWriter):
 
 def _member(entry: Entry, data: memoryview) -> list[Any]:
     """Make the blocks of a member: its header, its data, and zeros up to the next block."""
-    if stat.S_ISLNK(entry.mode):
-        return [_header(entry, bytes(data))]
-    return [_header(entry), data, bytes(-len(data) % _BLOCK)]
-
-
-def _header(entry: Entry, target: bytes = b"") -> bytes:
-    """Make the header of a member (POSIX.1-1988 ustar), in PAX format where that does not hold its values."""
     kind = _KINDS.get(stat.S_IFMT(entry.mode), tarfile.REGTYPE)
+    if kind == tarfile.SYMTYPE and b"\0" not in (target := bytes(data)):  # which ends a target
+        return [_header(entry, kind, target=target)]
+    if kind == tarfile.DIRTYPE and not len(data):
+        return [_header(entry, kind)]
+    return [_header(entry, size=len(data)), data, bytes(-len(data) % _BLOCK)]
+
+
+def _header(entry: Entry, kind: bytes = tarfile.REGTYPE, *, size: int = 0, target: bytes = b"") -> bytes:
+    """Make the header of a member (POSIX.1-1988 ustar), in PAX format where that does not hold its values.
+
+    The type and the size are those of what is written behind it.
+    """
     name, mode, seconds = entry.name, stat.S_IMODE(entry.mode), entry.seconds
-    size = entry.size if kind == tarfile.REGTYPE else 0
     if len(name) < 100 and name.isascii() and 0 <= seconds < 1 << 33 and size < 1 << 33 and not target:
         # What nearly every member has; `tarfile` takes five times as long.
         path = name.encode().ljust(100, b"\0")
@@ -235,7 +239,7 @@ class _MemberStream:
         self._container = container
         self._entry = entry
         self._contents = contents
-        self._header = _header(entry)
+        self._header = _header(entry, size=entry.size)  # only files are large
         self._size = container.piece_size(entry.size)
         self.cost = container.footprint(entry) + (entry.size >> 8) + 32 * (entry.size // self._size + 1)
 

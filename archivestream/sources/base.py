@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from archivestream.errors import CorruptArchiveError
+
 __all__ = ["Source"]
 
 
@@ -20,6 +22,8 @@ class Source(ABC):
         A file descriptor that native code may read at any offset, or -1.
     memory : memoryview or None
         All of the bytes, where they are in memory.
+    state : (int, int) or None
+        Of a file: its size and its time of modification in nanoseconds, when it was opened.
     held : object
         What keeps the descriptor open, or the memory in place: whoever hands those to native code holds it.
     """
@@ -28,6 +32,7 @@ class Source(ABC):
     size: int
     descriptor: int = -1
     memory: memoryview | None = None
+    state: tuple[int, int] | None = None
     held: object = None
 
     @abstractmethod
@@ -41,11 +46,20 @@ class Source(ABC):
         """
 
     def read_at(self, offset: int, size: int) -> bytearray:
-        """Return up to `size` bytes from an offset; fewer only at the end."""
+        """Return up to `size` bytes from an offset; fewer only at the end that it had when it was opened.
+
+        Raises
+        ------
+        CorruptArchiveError
+            If it has become shorter since.
+        OSError
+            If reading fails.
+        """
         data = bytearray(max(0, min(size, self.size - offset)))
         with memoryview(data) as view:
             got = self.readinto_at(offset, view) if data else 0
-        del data[got:]
+        if got < len(data):
+            raise CorruptArchiveError("the file became shorter while it was read", archive=self.name)
         return data
 
     @property

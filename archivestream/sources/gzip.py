@@ -2,14 +2,19 @@
 
 As rapidgzip 0.16.1 was found to work: it checks the CRC-32 of each member (RFC 1952, 2.3.1) where it decodes from the
 beginning to the end, but not ISIZE, and nothing where it decodes from a place in between; it takes zeros behind the
-last member for damage; and a reader that is left open when Python ends aborts the process.
+last member for damage; a reader that is left open when Python ends aborts the process, so that all are closed before;
+and one that is closed never lets go of its file objects (references to their methods are not given back), so that
+they let go of what they hold, which leaves a KiB.
 """
 
 from __future__ import annotations
 
+import atexit
+import errno
 import io
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +22,7 @@ from typing import Any
 
 from archivestream._native.codecs import crc32
 from archivestream.errors import CorruptArchiveError
+from archivestream.sources.address_space import is_limited, take_room
 from archivestream.sources.base import Source
 from archivestream.sources.local import LocalSource
 
@@ -29,6 +35,8 @@ _SPACING = 1 << 20
 _FEWEST_THREADS = 4
 _MOST_THREADS = 8
 _MOST_READERS = 8  # in a process; each takes some 20 MiB, and the index
+_EXIT_SECONDS = 5.0  # that the interpreter waits for what daemon threads decode when it exits
+_POLL = 0.005
 
 
 class GzipDecoder:
@@ -53,6 +61,8 @@ class GzipDecoder:
         Here and from every method, if the file or the index is damaged.
     OSError
         Here and from every method, if reading the file fails.
+    MemoryError
+        Here and from every method, if there is no memory, or no address space: rapidgzip would end the process.
     """
 
     def __init__(self, base: Source, end: int, index: memoryview | None = None, threads: int = 1) -> None:
@@ -65,19 +75,30 @@ class GzipDecoder:
         self._name = base.name
         self._file = _RangeFile(base, end)
         self._format = rapidgzip.IndexFormat.GZTOOL  # whose windows are compressed
-        threads = 1 if threads < _FEWEST_THREADS else min(threads, _MOST_THREADS)
-        file: Any = self._file
-        if threads > 1 and base.descriptor >= 0 and end == base.size:
-            file = f"/dev/fd/{base.descriptor}"  # read without the GIL
+        self._threads = 1 if threads < _FEWEST_THREADS or is_limited() else min(threads, _MOST_THREADS)
+        self._process = os.getpid()
+        self._is_busy = False
+        self._reader: Any = None
+        self._end = threading.Lock()  # for good: of the thread that closes it
+        self._is_closed = False
+        _living[id(self)] = self
         with self._translated():
-            self._reader = rapidgzip.RapidgzipFile(file, parallelization=threads, chunk_size=_SPACING)
+            self._reader = self._open(rapidgzip.RapidgzipFile, base, end)
         if index is not None:
             try:
-                with self._translated():
-                    self._reader.import_index(io.BytesIO(index))
+                with self._translated(), io.BytesIO(index) as saved:
+                    self._reader.import_index(saved)
             except BaseException:
                 self.close()
                 raise
+
+    def _open(self, open_file: Any, base: Source, end: int) -> Any:
+        if self._threads > 1 and base.descriptor >= 0 and end == base.size:
+            try:  # to have it read without the GIL
+                return open_file(f"/dev/fd/{base.descriptor}", parallelization=self._threads, chunk_size=_SPACING)
+            except Exception:  # it has a descriptor of its own there, and no more of them may be left
+                pass
+        return open_file(self._file, parallelization=self._threads, chunk_size=_SPACING)
 
     def size(self) -> int:
         """Return the number of decoded bytes, once that is known."""
@@ -96,10 +117,9 @@ class GzipDecoder:
 
     def export(self) -> bytes:
         """Return the index, once all has been read."""
-        index = io.BytesIO()
-        with self._translated():
+        with self._translated(), io.BytesIO() as index:
             self._reader.export_index(index, self._format)
-        return index.getvalue()
+            return index.getvalue()
 
     @property
     def position(self) -> int:
@@ -114,32 +134,90 @@ class GzipDecoder:
 
     def close(self) -> None:
         """End its threads."""
-        self._reader.close()
+        if self._reader is not None and self._end.acquire(blocking=False):
+            self._reader.close()
+            self._file.let_go()
+            self._is_closed = True
+
+    def close_at_exit(self, end: float) -> None:
+        """Close it, once nobody decodes with it; or not at all, if that takes longer than until `end`."""
+        if self._process != os.getpid():  # it has no threads here, and whoever was using it is not here, either
+            if self._threads == 1 and not self._is_busy:
+                self.close()
+            return
+        while not self._is_closed and (self._is_busy or self._reader is not None) and time.monotonic() < end:
+            if not self._is_busy:
+                self.close()
+            if not self._is_closed:  # another thread decodes with it, or closes it
+                time.sleep(_POLL)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         # C++ exceptions become RuntimeError, and ValueError, IndexError and the like; those of the file object, too,
         # where they come through another thread.
+        take_room(self._name)
+        self._is_busy = True  # first: who closes it says that it is over, and then looks
         try:
+            if _is_over:
+                raise _InterpreterExits
             yield
-        except OSError:
+        except _InterpreterExits:
+            raise RuntimeError(f"{self._name}: gzip cannot be read any more: the interpreter exits") from None
+        except (OSError, MemoryError):
             raise
         except Exception as error:
             if self._file.error is not None:
                 raise self._file.error from None
+            interrupt = _find_interrupt(error)
+            if interrupt is not None:
+                raise interrupt from None
+            if os.strerror(errno.EAGAIN) in str(error):  # std::system_error: no thread can be started
+                raise OSError(errno.EAGAIN, f"rapidgzip has no threads: {error}", self._name) from error
             raise CorruptArchiveError(f"its gzip data cannot be decoded: {error}", archive=self._name) from error
+        finally:
+            self._is_busy = False
+
+
+_living: weakref.WeakValueDictionary[int, GzipDecoder] = weakref.WeakValueDictionary()
+_is_over = False
+
+
+class _InterpreterExits(Exception):
+    """Nothing can be decoded any more."""
+
+
+@atexit.register
+def _close_all() -> None:
+    global _is_over
+    _is_over = True
+    end = time.monotonic() + _EXIT_SECONDS
+    for reference in _living.valuerefs():
+        decoder = reference()
+        if decoder is not None:
+            decoder.close_at_exit(end)
+
+
+def _find_interrupt(error: BaseException | None) -> BaseException | None:
+    """Find Ctrl-C, or another end, behind what became of it in native code that had called Python's."""
+    while error is not None and isinstance(error, Exception):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class _RangeFile(io.RawIOBase):
     """The first bytes of a source as the file object that rapidgzip wants, with a position of its own."""
 
     def __init__(self, base: Source, size: int) -> None:
-        self._base = base
+        self._base: Source | None = base
         self.size = size
         self._at = 0
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.checked = 0  # bytes that `crc32` is of: read one after the other, some of them more than once
         self.crc32 = 0
+
+    def let_go(self) -> None:
+        """Keep neither the source nor an error alive: rapidgzip keeps this object for ever."""
+        self._base = self.error = None
 
     def readable(self) -> bool:
         return True
@@ -155,10 +233,12 @@ class _RangeFile(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
+        if self._base is None:
+            raise ValueError("the decoder is closed")
         with memoryview(buffer).cast("B") as view, view[: max(0, self.size - self._at)] as room:
             try:
                 got = self._base.readinto_at(self._at, room)
-            except Exception as error:
+            except BaseException as error:  # Ctrl-C, too
                 self.error = error
                 raise
             if self._at <= self.checked < self._at + got:

@@ -44,12 +44,16 @@ class LocalSource(Source):
             code = errno.EISDIR if stat.S_ISDIR(self._opened.st_mode) else errno.ESPIPE
             raise OSError(code, os.strerror(code), self.name)
         self.size = self._opened.st_size
+        self.state = (self.size, self._opened.st_mtime_ns)
 
     def readinto_at(self, offset: int, buffer: memoryview) -> int:
         """Fill a buffer from an offset; return how many bytes there were."""
+        held, descriptor = self.held, self.descriptor  # it is not closed, and its number another's, before this returns
+        if held is None:
+            raise OSError(errno.EBADF, "the source is closed", self.name)
         done = 0
         while done < len(buffer):
-            got = os.preadv(self.descriptor, [buffer[done : done + (1 << 30)]], offset + done)
+            got = os.preadv(descriptor, [buffer[done : done + (1 << 30)]], offset + done)
             if got == 0:
                 break
             done += got
@@ -57,7 +61,11 @@ class LocalSource(Source):
 
     def change(self) -> str | None:
         """Say how the file differs from when it was opened: what is open, and what stands at its path."""
-        before, now = self._opened, os.fstat(self.descriptor)
+        before = self._opened
+        try:
+            now = os.fstat(self.descriptor)
+        except OSError as error:  # on a network file system: ESTALE, EIO
+            return f"it cannot be asked for its state any more: {error.strerror}"
         if now.st_size != before.st_size:
             return f"its size went from {before.st_size} to {now.st_size} bytes"
         if now.st_mtime_ns != before.st_mtime_ns:

@@ -78,6 +78,8 @@ class FileObjectSource(Source):
                 self._file.seek(offset)
                 while done < len(buffer):
                     data: Any = self._file.read(len(buffer) - done)
+                    if data is None:  # no end of the file
+                        raise BlockingIOError(errno.EAGAIN, "the file object has nothing to read yet")
                     if not data:
                         break
                     if isinstance(data, str):  # a wrapper that does not say so
