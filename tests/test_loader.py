@@ -558,7 +558,6 @@ def test_resume_with_other_ranks(path: Path) -> None:
     assert Counter(got) == whole
 
 
-@pytest.mark.skip(reason="open fault: on a busy machine it fails now and then")
 def test_a_loader_that_another_thread_closes_stands_where_it_stood() -> None:
     came, goes_on = threading.Event(), threading.Event()
 
