@@ -258,13 +258,15 @@ class Prefetcher(Iterator[_Result], Generic[_Item, _Result]):
             raise StopIteration
         if self._workers.process != os.getpid():
             raise RuntimeError("the threads of this iteration are in the parent process: begin another in this one")
-        while (job := self._next_to_give()) is None and not self._closed:
+        while (job := self._next_to_give()) is None:
+            if self._closed:
+                raise StopIteration
             try:
                 self._done.get(timeout=self._timeout or None)
             except Empty:
                 self._stuck = True
                 raise TimeoutError(f"no batch came within {self._timeout} seconds") from None
-        if job is None or self._closed:  # by another thread: what was under way is no one's
+        if self._closed:  # by another thread: what was under way is no one's
             raise StopIteration
         try:
             self._pending.remove(job)
