@@ -57,7 +57,7 @@ loader = archivestream.ArchiveLoader(archivestream.ArchiveDataset(path, transfor
 try:
     for _ in range(1000):
         for batch in loader:
-            print("batch", flush=True)
+            print("batch\\n", end="", flush=True)  # one write, that no interrupt parts
 except KeyboardInterrupt:
     del batch
     started = time.monotonic()
