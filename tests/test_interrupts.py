@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
+from zipmaker import DEFLATE, Entry, make
 
 SIZE = 3 << 29
+PIECE = 1 << 24
 
 PROGRAM = """
 import os, signal, sys, threading, time
@@ -22,7 +24,13 @@ if kind == "read":
     read = lambda: archive["large"]
 else:
     read = lambda: archive.read_many(["small", "large"])
-threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+def taken_now():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def interrupt():    # as soon as it is being decoded
+    while taken_now() < size // 16:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
 try:
     read()
 except KeyboardInterrupt:
@@ -36,8 +44,7 @@ if kind == "read_many":
     archive.close()
     sys.exit(7)     # while a thread is at work still
 while True:         # the memory of what was interrupted is given back
-    taken = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    if taken < size // 4:
+    if taken_now() < size // 4:
         sys.exit(7)
     time.sleep(0.2)
     assert archive.read_many(["small"]) == [b"small"]
@@ -46,13 +53,16 @@ while True:         # the memory of what was interrupted is given back
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One member of zeros, which deflate makes a thousandth of."""
+    """One member of zeros, each of which takes a bit: a second or so to decode, on any machine."""
     path = tmp_path_factory.mktemp("large") / "a.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as writer:
-        writer.writestr("small", b"small")
-        with writer.open("large", "w", force_zip64=True) as file:
-            for _ in range(SIZE >> 24):
-                file.write(bytes(1 << 24))
+    deflate = zlib.compressobj(1, zlib.DEFLATED, -15, strategy=zlib.Z_HUFFMAN_ONLY)
+    piece = deflate.compress(bytes(PIECE)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    crc = 0
+    for _ in range(SIZE // PIECE):
+        crc = zlib.crc32(bytes(PIECE), crc)
+    payload = piece * (SIZE // PIECE) + deflate.flush()
+    large = Entry(b"large", method=DEFLATE, payload=payload, crc=crc, size=SIZE)
+    path.write_bytes(make(Entry(b"small", b"small"), large))
     return path
 
 
