@@ -51,6 +51,7 @@ _HEAD = struct.Struct("<3sBL2x")
 _END = struct.Struct("<Q")  # in front of the seek points: where the last member of the file ends
 _LONGEST_HEADER = 128 << 10  # of which a name is looked for
 _BLOCK = 256 << 10
+_STEP = 4 * _BLOCK  # decoded at a time
 _EXPANSION = 1032  # of deflate, at most
 _PIECE = 256 << 10
 _SMALLEST_STEP = 512
@@ -172,7 +173,7 @@ def _decode(
     content: Content,
 ) -> _Decoded:
     """Decode a file from its beginning to its end."""
-    buffer = bytearray(_BLOCK)
+    buffer = bytearray(_STEP)
     crcs = array("I")
     size = crc = 0
     adler = 1
@@ -180,11 +181,12 @@ def _decode(
     try:
         with memoryview(buffer) as view:
             while got := decoder.readinto_at(size, view):
-                block = view[:got]
-                content.take(block)
-                crcs.append(crc32(block))
-                crc = crc32(block, crc)
-                adler = adler32(block, adler)
+                for at in range(0, got, _BLOCK):
+                    block = view[at : min(at + _BLOCK, got)]
+                    content.take(block)
+                    crcs.append(crc32(block))
+                    crc = crc32(block, crc)
+                    adler = adler32(block, adler)
                 size += got
                 if progress is not None:
                     progress(min(decoder.position, end), source.size)

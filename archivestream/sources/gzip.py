@@ -16,13 +16,14 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from archivestream._native.codecs import crc32
 from archivestream.errors import CorruptArchiveError
 from archivestream.sources.address_space import is_limited, take_room
+from archivestream.sources.apart import call_apart
 from archivestream.sources.base import Source
 from archivestream.sources.local import LocalSource
 
@@ -34,13 +35,18 @@ _SPACING = 1 << 20
 # Two or three threads are slower than one: to decode from where the window is not known takes three times the work.
 _FEWEST_THREADS = 4
 _MOST_THREADS = 8
+_PIECE = 1 << 20  # decoded at a time for the main thread: 2 to 3 ms, of which handing it over takes 0.1
 _MOST_READERS = 8  # in a process; each takes some 20 MiB, and the index
 _EXIT_SECONDS = 5.0  # that the interpreter waits for what daemon threads decode when it exits
 _POLL = 0.005
 
+T = TypeVar("T")
+
 
 class GzipDecoder:
     """A gzip file as rapidgzip reads it, from one thread at a time. Close it: it may have threads.
+
+    `Ctrl-C` leaves it with a call under way, so that whoever had it closes it: the thread of that call ends it then.
 
     Parameters
     ----------
@@ -51,7 +57,7 @@ class GzipDecoder:
     index : bytes-like, optional
         As `export` gave it.
     threads : int
-        That decode. One decodes in the thread that asks.
+        That decode. One decodes in the thread that asks, or in one that does that for the main thread.
 
     Raises
     ------
@@ -77,20 +83,24 @@ class GzipDecoder:
         self._format = rapidgzip.IndexFormat.GZTOOL  # whose windows are compressed
         self._threads = 1 if threads < _FEWEST_THREADS or is_limited() else min(threads, _MOST_THREADS)
         self._process = os.getpid()
-        self._is_busy = False
         self._reader: Any = None
-        self._end = threading.Lock()  # for good: of the thread that closes it
-        self._is_closed = False
+        self._use = threading.Lock()  # of the thread that calls rapidgzip; the one that closes it keeps it
+        self._is_unwanted = self._is_closed = False
+        self._piece = bytearray()
+        self.position = 0  # how far it has come in the file, in bytes
         _living[id(self)] = self
-        with self._translated():
-            self._reader = self._open(rapidgzip.RapidgzipFile, base, end)
+        weakref.finalize(self, self._file.let_go).atexit = False  # where an interrupt let it be forgotten
+        try:
+            self._call(self._begin, rapidgzip.RapidgzipFile, base, end, index)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, open_file: Any, base: Source, end: int, index: memoryview | None) -> None:
+        self._reader = self._open(open_file, base, end)
         if index is not None:
-            try:
-                with self._translated(), io.BytesIO(index) as saved:
-                    self._reader.import_index(saved)
-            except BaseException:
-                self.close()
-                raise
+            with io.BytesIO(index) as saved:
+                self._reader.import_index(saved)
 
     def _open(self, open_file: Any, base: Source, end: int) -> Any:
         if self._threads > 1 and base.descriptor >= 0 and end == base.size:
@@ -102,30 +112,42 @@ class GzipDecoder:
 
     def size(self) -> int:
         """Return the number of decoded bytes, once that is known."""
-        with self._translated():
-            return int(self._reader.size())
+        return int(self._call(lambda: self._reader.size()))
 
     def readinto_at(self, offset: int, buffer: memoryview) -> int:
         """Decode from a place; return how many bytes there were (fewer only at the end)."""
+        if threading.current_thread() is not threading.main_thread():
+            return self._call(self._decode, offset, buffer)
+        # What is the caller's is not written to when an interrupt has given it back.
+        if not self._piece:
+            self._piece = bytearray(_PIECE)
         done = 0
-        with self._translated():
-            if self._reader.tell() != offset:
-                self._reader.seek(offset)
-            while done < len(buffer) and (got := self._reader.readinto(buffer[done:])):
+        with memoryview(self._piece) as piece:
+            while room := min(_PIECE, len(buffer) - done):
+                got = self._call(self._decode, offset + done, piece[:room])
+                buffer[done : done + got] = piece[:got]
                 done += got
+                if got < room:
+                    break
+        return done
+
+    def _decode(self, offset: int, buffer: memoryview) -> int:
+        done = 0
+        if self._reader.tell() != offset:
+            self._reader.seek(offset)
+        while done < len(buffer) and (got := self._reader.readinto(buffer[done:])):
+            done += got
+        self.position = int(self._reader.tell_compressed()) // 8
         return done
 
     def export(self) -> bytes:
         """Return the index, once all has been read."""
-        with self._translated(), io.BytesIO() as index:
+        return self._call(self._export)
+
+    def _export(self) -> bytes:
+        with io.BytesIO() as index:
             self._reader.export_index(index, self._format)
             return index.getvalue()
-
-    @property
-    def position(self) -> int:
-        """How far it has come in the file, in bytes."""
-        with self._translated():
-            return int(self._reader.tell_compressed()) // 8
 
     @property
     def base_crc32(self) -> int | None:
@@ -133,57 +155,68 @@ class GzipDecoder:
         return self._file.crc32 if self._file.checked == self._file.size else None
 
     def close(self) -> None:
-        """End its threads."""
-        if self._reader is not None and self._end.acquire(blocking=False):
-            self._reader.close()
-            self._file.let_go()
-            self._is_closed = True
+        """End its threads; or have the call end them that is under way."""
+        self._is_unwanted = True
+        if not self._use.locked():
+            call_apart(self._check_room, self._end_unwanted)
 
     def close_at_exit(self, end: float) -> None:
         """Close it, once nobody decodes with it; or not at all, if that takes longer than until `end`."""
-        if self._process != os.getpid():  # it has no threads here, and whoever was using it is not here, either
-            if self._threads == 1 and not self._is_busy:
-                self.close()
-            return
-        while not self._is_closed and (self._is_busy or self._reader is not None) and time.monotonic() < end:
-            if not self._is_busy:
-                self.close()
-            if not self._is_closed:  # another thread decodes with it, or closes it
-                time.sleep(_POLL)
+        if self._process != os.getpid() and (self._threads > 1 or self._use.locked()):
+            return  # it has no threads here, and whoever was using it is not here, either
+        self._is_unwanted = True
+        self._end_unwanted()
+        while not self._is_closed and time.monotonic() < end:  # another thread decodes with it, and will close it
+            time.sleep(_POLL)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _end_unwanted(self) -> None:
+        if self._is_unwanted and self._use.acquire(blocking=False):
+            if self._reader is not None:
+                self._reader.close()
+            self._file.let_go()
+            self._is_closed = True
+
+    def _check_room(self) -> None:
+        take_room(self._name)
+
+    def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        if _is_over:  # no more threads can be begun
+            raise self._interpreter_exits()
+        result: T = call_apart(self._check_room, self._call_here, function, *arguments)
+        return result
+
+    def _call_here(self, function: Callable[..., T], *arguments: Any) -> T:
         # C++ exceptions become RuntimeError, and ValueError, IndexError and the like; those of the file object, too,
         # where they come through another thread.
-        take_room(self._name)
-        self._is_busy = True  # first: who closes it says that it is over, and then looks
+        self._check_room()
+        if not self._use.acquire(blocking=False):
+            raise self._interpreter_exits() if _is_over else RuntimeError(f"{self._name}: its decoder is closed")
         try:
-            if _is_over:
-                raise _InterpreterExits
-            yield
-        except _InterpreterExits:
-            raise RuntimeError(f"{self._name}: gzip cannot be read any more: the interpreter exits") from None
+            if _is_over:  # who closes it says that it is over first, and then looks
+                raise self._interpreter_exits()
+            return self._translated(function, *arguments)
+        finally:
+            self._use.release()
+            self._end_unwanted()  # who wanted that found it in use
+
+    def _translated(self, function: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return function(*arguments)
         except (OSError, MemoryError):
             raise
         except Exception as error:
             if self._file.error is not None:
                 raise self._file.error from None
-            interrupt = _find_interrupt(error)
-            if interrupt is not None:
-                raise interrupt from None
             if os.strerror(errno.EAGAIN) in str(error):  # std::system_error: no thread can be started
                 raise OSError(errno.EAGAIN, f"rapidgzip has no threads: {error}", self._name) from error
             raise CorruptArchiveError(f"its gzip data cannot be decoded: {error}", archive=self._name) from error
-        finally:
-            self._is_busy = False
+
+    def _interpreter_exits(self) -> RuntimeError:
+        return RuntimeError(f"{self._name}: gzip cannot be read any more: the interpreter exits")
 
 
 _living: weakref.WeakValueDictionary[int, GzipDecoder] = weakref.WeakValueDictionary()
 _is_over = False
-
-
-class _InterpreterExits(Exception):
-    """Nothing can be decoded any more."""
 
 
 @atexit.register
@@ -195,13 +228,6 @@ def _close_all() -> None:
         decoder = reference()
         if decoder is not None:
             decoder.close_at_exit(end)
-
-
-def _find_interrupt(error: BaseException | None) -> BaseException | None:
-    """Find Ctrl-C, or another end, behind what became of it in native code that had called Python's."""
-    while error is not None and isinstance(error, Exception):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 class _RangeFile(io.RawIOBase):
@@ -238,7 +264,7 @@ class _RangeFile(io.RawIOBase):
         with memoryview(buffer).cast("B") as view, view[: max(0, self.size - self._at)] as room:
             try:
                 got = self._base.readinto_at(self._at, room)
-            except BaseException as error:  # Ctrl-C, too
+            except BaseException as error:
                 self.error = error
                 raise
             if self._at <= self.checked < self._at + got:
@@ -248,13 +274,39 @@ class _RangeFile(io.RawIOBase):
         return got
 
 
+class _Loan:
+    """Of a decoder: held by whoever has that, and forgotten with it."""
+
+
+class _Loans:
+    """Counts the loans that live: an interrupt may come wherever one ends, and take it from whoever had it."""
+
+    def __init__(self) -> None:
+        self._living: weakref.WeakSet[_Loan] = weakref.WeakSet()
+        self._lock = threading.Lock()  # which an interrupt leaves in good order, unlike conditions and semaphores
+
+    def begin(self) -> _Loan:
+        """Wait until there may be one more."""
+        while True:
+            with self._lock:
+                if len(self._living) < _MOST_READERS:
+                    loan = _Loan()
+                    self._living.add(loan)
+                    return loan
+            time.sleep(_POLL)
+
+    def end(self, loan: _Loan) -> None:
+        with self._lock:
+            self._living.discard(loan)
+
+
 class _Decoders:
     """Decoders of one file, for as many threads as ask. A forked process makes its own."""
 
     def __init__(self, base: Source, size: int, index: memoryview, end: int) -> None:
         self._base, self._size, self._index, self._end = base, size, index, end
         self._free: dict[int, list[GzipDecoder]] = {}
-        self._room: dict[int, threading.BoundedSemaphore] = {}
+        self._loans: dict[int, _Loans] = {}
         self._closed = False
 
     @contextmanager
@@ -262,7 +314,9 @@ class _Decoders:
         """Lend a decoder; with `fresh`, one that has not read anything."""
         process = os.getpid()
         free = self._free.setdefault(process, [])
-        with self._room.setdefault(process, threading.BoundedSemaphore(_MOST_READERS)):
+        loans = self._loans.setdefault(process, _Loans())
+        loan = loans.begin()
+        try:
             try:
                 decoder = self._open() if fresh else free.pop()
             except IndexError:
@@ -273,17 +327,20 @@ class _Decoders:
                 decoder.close()
                 raise
             free.append(decoder)
+        finally:
+            loans.end(loan)
         if self._closed:
             self.close()
 
     def _open(self) -> GzipDecoder:
         decoder = GzipDecoder(self._base, self._end, self._index)
-        if decoder.size() != self._size:
+        try:
+            if (size := decoder.size()) != self._size:
+                message = f"its index is of {size} bytes, not of {self._size}; delete the saved index"
+                raise CorruptArchiveError(message, archive=self._base.name)
+        except BaseException:
             decoder.close()
-            raise CorruptArchiveError(
-                f"its index is of {decoder.size()} bytes, not of {self._size}; delete the saved index",
-                archive=self._base.name,
-            )
+            raise
         return decoder
 
     def close(self) -> None:
