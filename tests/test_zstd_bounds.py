@@ -20,7 +20,7 @@ from zstdmaker import aux_of, check_blocks, compressed, index, library, skippabl
 import archivestream
 from archivestream import CorruptArchiveError, LimitExceededError, Limits, UnsupportedFeatureError, sidecar
 from archivestream._native.checkpoints import restore_segment
-from archivestream._native.codecs import Status
+from archivestream._native.codecs import Codec, Status
 from archivestream._native.frameindex import FrameIndexer
 from archivestream.formats.zstd import read_index
 from archivestream.sources import LocalSource, MemorySource
@@ -156,6 +156,22 @@ def test_a_saved_index_that_asks_for_memory(tmp_path: Path) -> None:
     with archivestream.open(path, index="require") as archive, pytest.raises(CorruptArchiveError, match="saved index"):
         archive[len(archive) - 1]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * MIB
+
+
+def test_a_saved_index_whose_block_the_file_has_no_room_for(tmp_path: Path) -> None:
+    """No memory is taken for it, not even where its first bytes are all that is wanted."""
+    path = tmp_path / "a.tar.zst"
+    path.write_bytes(library(tar_of({"a": bytes(23 << 20), "z": b"z"})))
+    archivestream.open(path).close()
+    source = LocalSource(path)
+    saved = sidecar.load_any(source)
+    assert saved is not None
+    columns = {name: np.array(column) for name, column in saved.columns.items()}
+    assert columns["block_codec"][-1] == Codec.ZSTD_SEGMENT
+    columns["block_size"][-1] = 1 << 29
+    sidecar.save(columns, saved.metadata, source, saved.path)
+    with archivestream.open(path, index="require") as archive, pytest.raises(CorruptArchiveError, match="saved index"):
+        archive["z"]
 
 
 def test_the_limit_on_windows_holds_for_reads_too(tmp_path: Path) -> None:

@@ -71,9 +71,9 @@ cdef Status fill(Plan *plan, BlockTask *task) noexcept nogil:
     cdef uint8_t *data
     cdef size_t decoded = 0
     cdef cpp_bool more = False
-    cdef Status status
-    if size > LARGEST_INDEXED:
-        return BAD_INDEX
+    cdef Status status = check_sizes(plan, task)
+    if status != OK:
+        return status
     if entry != NULL:
         scatter(plan, task, entry.data)     # and released with the work
         return OK
@@ -110,6 +110,25 @@ cdef Status fill(Plan *plan, BlockTask *task) noexcept nogil:
         plan.cache.publish(entry, decoded)
     scatter(plan, task, entry.data)
     plan.cache.release(entry)
+    return OK
+
+
+cdef Status check_sizes(const Plan *plan, const BlockTask *task) noexcept nogil:
+    """Whether the file has room for a block, and that for so many bytes: asked before memory is taken."""
+    cdef const BlockTable *table = &plan.columns.blocks
+    cdef uint64_t row = task.block
+    cdef uint64_t compressed_size = table.compressed_size[row]
+    cdef uint16_t codec = table.codec[row]
+    if compressed_size > plan.columns.sources[plan.tasks[plan.pieces[task.first].task].source].data_end:
+        return OUT_OF_BOUNDS
+    if codec == ZSTD_SEGMENT:
+        codec = ZSTD
+    elif codec == DEFLATE_SEGMENT:
+        codec = DEFLATE
+    elif codec != STORED and codec != ZSTD and codec != DEFLATE:
+        return BAD_INDEX
+    if table.size[row] > LARGEST_INDEXED or not is_possible(codec, compressed_size, table.size[row]):
+        return BAD_INDEX
     return OK
 
 
@@ -185,10 +204,6 @@ cdef Status decode_block(
         status = segment_extent(aux, aux_size, upto, &wanted, &decoded_end)
         if status != OK or wanted > table.compressed_size[row] or decoded_end > size:
             return BAD_INDEX
-    elif codec != STORED and codec != ZSTD and codec != DEFLATE and codec != DEFLATE_SEGMENT:
-        return BAD_INDEX
-    elif not is_possible(DEFLATE if codec == DEFLATE_SEGMENT else codec, wanted, size):
-        return BAD_INDEX
     if wanted > readable(codec, wanted, size):
         return BAD_DATA
     if codec == STORED and source.fd >= 0:
