@@ -230,7 +230,7 @@ def load(
     OSError
         If it or the archive cannot be read.
     """
-    return _load(path, source, "index", strict, metadata_encoding, progress, limits, False)
+    return _Wanted(source, "index", strict, metadata_encoding, progress, limits).load(path)
 
 
 def load_any(
@@ -251,8 +251,8 @@ def load_any(
     StaleSidecar, CorruptArchiveError, LimitExceededError, OSError
         As `load` does, of the first place, where there are some and none is valid.
     """
-    found = places(source, private=private)
-    return _load_first(found, source, "index", strict, metadata_encoding, progress, limits, private)
+    wanted = _Wanted(source, "index", strict, metadata_encoding, progress, limits, private)
+    return wanted.load_first(places(source, private=private))
 
 
 def load_partial(
@@ -264,75 +264,71 @@ def load_partial(
     private: bool = False,
 ) -> Sidecar | None:
     """Load what `save_partial` has left; None if it has left nothing. Raises as `load_any`."""
-    partial = [_partial(place) for place in places(source, private=private)]
-    return _load_first(partial, source, "partial", strict, metadata_encoding, None, limits, private)
+    wanted = _Wanted(source, "partial", strict, metadata_encoding, limits=limits, private=private)
+    return wanted.load_first([_partial(place) for place in places(source, private=private)])
 
 
-def _load_first(
-    candidates: list[Path],
-    source: Source,
-    kind: str,
-    strict: bool,
-    encoding: str | None,
-    progress: Progress | None,
-    limits: Limits | None,
-    private: bool,
-) -> Sidecar | None:
-    refusal: Exception | None = None
-    for place in candidates:
+@dataclass(frozen=True)
+class _Wanted:
+    """What a sidecar has to be of, and how it must have been made."""
+
+    source: Source
+    kind: str
+    strict: bool
+    metadata_encoding: str | None
+    progress: Progress | None = None
+    limits: Limits | None = None
+    private: bool = False
+
+    def load_first(self, candidates: list[Path]) -> Sidecar | None:
+        """Load the first that is there and valid; raise what is wrong with the first if none is."""
+        refusal: Exception | None = None
+        for place in candidates:
+            try:
+                return self.load(place)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (CorruptArchiveError, LimitExceededError, OSError) as error:
+                refusal = refusal or error
+        if refusal is not None:
+            raise refusal
+        return None
+
+    def load(self, path: Path) -> Sidecar:
+        """Load one, and check all of it."""
+        # A FIFO would block here until somebody writes to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            return _load(place, source, kind, strict, encoding, progress, limits, private)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (CorruptArchiveError, LimitExceededError, OSError) as error:
-            refusal = refusal or error
-    if refusal is not None:
-        raise refusal
-    return None
-
-
-def _load(
-    path: Path,
-    source: Source,
-    kind: str,
-    strict: bool,
-    encoding: str | None,
-    progress: Progress | None,
-    limits: Limits | None,
-    private: bool,
-) -> Sidecar:
-    # A FIFO would block here until somebody writes to it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _corrupt(path, "it is not a regular file")
-        if private and status.st_uid not in (os.geteuid(), 0):
-            raise _corrupt(path, "somebody else has made it")
-        header, saved, start = _read_header(path, descriptor, status.st_size)
-        if saved.get("version") != _VERSION:
-            raise _stale(path, f"its layout is version {saved.get('version')}, not {_VERSION}")
-        if saved.get("kind") != kind:
-            raise _stale(path, f"it holds a {saved.get('kind')}, not a {kind}")
-        if (saved.get("strict"), saved.get("metadata_encoding")) != (str(strict), _text(encoding)):
-            raise _stale(path, "it was made with other options")
-        metadata = _parse_metadata(path, saved, strict, encoding)
-        touched = _check_archive(path, source, saved, metadata.crc32, progress)
-        spans = _parse_spans(path, header, status.st_size - start)
-        _check_limits(source, spans, status.st_size - start, limits)
-        contents = _read(path, descriptor, start, status.st_size - start)
-    finally:
-        os.close(descriptor)
-    columns = {}
-    for name, (dtype, count, offset) in spans.items():
-        column = np.frombuffer(contents, dtype, count, offset) if count else np.empty(0, dtype)
-        if saved.get(f"crc32:{name}") != _hex(crc32(column.data.cast("B") if count else b"")):
-            raise _corrupt(path, f"the bytes of {name!r} do not have their checksum")
-        columns[name] = column
-    fault = find_fault(columns, metadata.layout, whole=kind == "index")
-    if fault:
-        raise _corrupt(path, fault)
-    return Sidecar(path, columns, metadata, touched)
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise _corrupt(path, "it is not a regular file")
+            if self.private and status.st_uid not in (os.geteuid(), 0):
+                raise _corrupt(path, "somebody else has made it")
+            header, saved, start = _read_header(path, descriptor, status.st_size)
+            if saved.get("version") != _VERSION:
+                raise _stale(path, f"its layout is version {saved.get('version')}, not {_VERSION}")
+            if saved.get("kind") != self.kind:
+                raise _stale(path, f"it holds a {saved.get('kind')}, not a {self.kind}")
+            made_with = saved.get("strict"), saved.get("metadata_encoding")
+            if made_with != (str(self.strict), _text(self.metadata_encoding)):
+                raise _stale(path, "it was made with other options")
+            metadata = _parse_metadata(path, saved, self.strict, self.metadata_encoding)
+            touched = _check_archive(path, self.source, saved, metadata.crc32, self.progress)
+            spans = _parse_spans(path, header, status.st_size - start)
+            _check_limits(self.source, spans, status.st_size - start, self.limits)
+            contents = _read(path, descriptor, start, status.st_size - start)
+        finally:
+            os.close(descriptor)
+        columns = {}
+        for name, (dtype, count, offset) in spans.items():
+            column = np.frombuffer(contents, dtype, count, offset) if count else np.empty(0, dtype)
+            if saved.get(f"crc32:{name}") != _hex(crc32(column.data.cast("B") if count else b"")):
+                raise _corrupt(path, f"the bytes of {name!r} do not have their checksum")
+            columns[name] = column
+        fault = find_fault(columns, metadata.layout, whole=self.kind == "index")
+        if fault:
+            raise _corrupt(path, fault)
+        return Sidecar(path, columns, metadata, touched)
 
 
 def _check_limits(
