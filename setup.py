@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -220,6 +221,18 @@ def make_backend(library: Library, folder: Path) -> str:
     return str(folder)
 
 
+def included(source: Path) -> list[str]:
+    """List the headers of ours that a translated source includes, by itself or through others."""
+    found: set[Path] = set()
+    waiting = [source]
+    while waiting:
+        names = re.findall(r'^\s*#\s*include\s*"(.+)"', waiting.pop().read_text(errors="replace"), re.MULTILINE)
+        new = {path for name in names if (path := source.parent / name).is_file()} - found
+        found |= new
+        waiting += new
+    return sorted(map(str, found))
+
+
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """Make a folder to prepare in: what lies in the cache itself has been moved there complete."""
@@ -264,7 +277,7 @@ class BuildExtensions(build_ext):
         translated = cythonize(self.extensions, compiler_directives=DIRECTIVES, force=self.force)
         for extension, result in zip(self.extensions, translated, strict=True):
             extension.sources = result.sources
-            extension.depends += result.depends  # the headers of its `cdef extern from`
+            extension.depends += included(Path(result.sources[0]))
             extension.extra_link_args += self._export_only_init()
             for library in LINKS.get(extension.name, ()):
                 compile_flags, link_flags = use(library)

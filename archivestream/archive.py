@@ -67,7 +67,8 @@ def open(  # the name that users type: archivestream.open
         `pack` takes it (``train-{:05d}.zip``: all that are numbered from 0 without a gap); a file of exactly that
         name comes first. Several archives are one, with the members of all in order. A folder, or the table in it, is
         a set of records of splitdataloader (``index.dat``) or of arrays of AcumenIndexer (``index.csv``). Bytes-like
-        objects hold an archive themselves; file objects must be seekable, and stay the property of the caller.
+        objects hold an archive themselves; file objects must be seekable, stay the property of the caller, and are
+        read from other threads, too: the caller holds no lock that they take.
     strict : bool
         Refuse what is ambiguous or contradictory in an archive, where the default takes the usual reading.
     index : "auto", "private", "require" or "memory"

@@ -6,19 +6,24 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
+import resource
+import secrets
 import stat
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from archivestream._native.files import open_unnamed
 from archivestream.errors import ArchiveError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["is_there", "named", "rename_new", "replace_file", "sync_folder", "there_already"]
+__all__ = ["PendingFile", "is_there", "named", "replace_file", "sync_folder", "there_already"]
 
 # Seconds that another process has to write the same file. It may be stopped, or hang, while it has the lock.
 _PATIENCE = 2.0
@@ -149,11 +154,160 @@ def _share(descriptor: int, like: int) -> None:
     os.fchmod(descriptor, mode)
 
 
-def rename_new(temporary: str | Path, path: str | Path, folder: int | None = None) -> None:
-    """Rename a file, unless something has come to stand there meanwhile: `FileExistsError`.
+class PendingFile:
+    """A file that comes to stand under its name whole: at any time, whatever happens, nothing new stands there, or it.
 
-    Paths that are not absolute begin at `folder`, a descriptor, where that is given.
+    On Linux it has no name until then, and goes with the process that is killed. To replace another file it needs a
+    temporary name beside that for a moment, between two system calls, as a link replaces nothing. Where the file
+    system has no such files, and on other systems, it has that name from the beginning: a killed process leaves it.
+
+    Parameters
+    ----------
+    path : path
+        The name that it will have.
+    folder : int, optional
+        A descriptor of the folder where the path begins, if that is relative; open until the file has its name.
+    buffer_size : int
+        Of what is written, in bytes.
+
+    Attributes
+    ----------
+    file : BufferedWriter
+        To write to, once it has begun.
     """
+
+    file: io.BufferedWriter
+
+    def __init__(
+        self, path: str | os.PathLike[str], folder: int | None = None, buffer_size: int = io.DEFAULT_BUFFER_SIZE
+    ) -> None:
+        self.path = Path(path)
+        self._folder = folder
+        self._buffer_size = buffer_size
+        self._temporary: Path | None = None
+
+    def begin(self) -> None:
+        """Open it. `discard` it, if this, or anything from here on, raises."""
+        self.file = io.BufferedWriter(self._open_unnamed() or self._open_temporary(), self._buffer_size)
+
+    def _open_unnamed(self) -> io.FileIO | None:
+        opener = partial(open_unnamed, above=-1 if self._folder is None else self._folder)
+        try:
+            file = io.FileIO(str(self.path.parent), "w", opener=opener)
+        except OSError:  # there are no such files; or something is wrong that a file with a name brings up, too
+            return None
+        if _can_be_named(file.fileno()):
+            return file
+        file.close()
+        return None
+
+    def _open_temporary(self) -> io.FileIO:
+        self._temporary = self._beside()
+        try:
+            return io.FileIO(str(self._temporary), "x", opener=partial(os.open, mode=0o666, dir_fd=self._folder))
+        except OSError as error:
+            raise named(error, self.path) from error
+
+    def _beside(self) -> Path:
+        return self.path.with_name(f".{secrets.token_hex(8)}.part")
+
+    def finish(self, *, sync: bool) -> None:
+        """Write what is buffered, and have it on the disk if `sync`: what cannot be written is known afterwards.
+
+        A file without a name remains open. Where half of the descriptors of the process are in use, it gets a
+        temporary one, and is closed: a packer may have any number of files that wait for the last one.
+        """
+        try:
+            self.file.flush()
+            if sync:
+                os.fsync(self.file.fileno())
+            if self._temporary is None and _few_descriptors(self.file.fileno()):
+                self._link_temporary()
+            if self._temporary is not None:
+                self.file.close()
+        except OSError as error:
+            raise named(error, self.path) from error
+
+    def place(self, *, overwrite: bool) -> None:
+        """Give it its name, once it is finished.
+
+        Raises
+        ------
+        FileExistsError
+            If something stands there, and `overwrite` is False.
+        OSError
+            If it cannot have that name.
+        """
+        try:
+            if self._temporary is None and not self._link(overwrite):
+                self._link_temporary()
+            if self._temporary is not None:
+                if overwrite:  # also a link, which is not written through
+                    os.replace(self._temporary, self.path, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+                else:
+                    _rename_new(self._temporary, self.path, self._folder)
+                self._temporary = None
+        except OSError as error:
+            raise named(error, self.path) from error
+        with contextlib.suppress(OSError):  # nothing is left to be written
+            self.file.close()
+
+    def _link(self, overwrite: bool) -> bool:
+        """Give a file without a name its own, unless something stands there that it replaces."""
+        try:
+            self._link_to(self.path)
+        except FileExistsError:
+            if not overwrite:
+                raise there_already(self.path) from None
+            return False
+        return True
+
+    def _link_temporary(self) -> None:
+        self._temporary = self._beside()
+        self._link_to(self._temporary)
+
+    def _link_to(self, path: Path) -> None:
+        # With a descriptor of a folder, which is not used: else Python calls link, which links the link in /proc.
+        unused = self.file.fileno()
+        os.link(_in_proc(self.file.fileno()), path, src_dir_fd=unused, dst_dir_fd=self._folder)
+
+    def discard(self) -> None:
+        """Remove it, unless it has its name already; nothing happens if it has not begun."""
+        self.let_go()
+        if self._temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary, dir_fd=self._folder)
+
+    def let_go(self) -> None:
+        """Close it, and write nothing that is buffered, as in a fork of the process that writes it."""
+        if hasattr(self, "file"):
+            with contextlib.suppress(OSError):
+                self.file.raw.close()
+
+
+def _in_proc(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _can_be_named(descriptor: int) -> bool:
+    """Whether a file without a name can get one, and may be read and written by whom the umask says.
+
+    Before Linux 6.0 they are made without regard to that, on file systems without access control lists.
+    """
+    try:
+        return stat.S_IMODE(os.stat(_in_proc(descriptor)).st_mode) != 0o666
+    except OSError:
+        return False
+
+
+def _few_descriptors(descriptor: int) -> bool:
+    """Whether half of what may be open is: the lowest number that is free is given first."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most != resource.RLIM_INFINITY and descriptor >= most // 2
+
+
+def _rename_new(temporary: Path, path: Path, folder: int | None) -> None:
+    """Rename a file, unless something has come to stand there meanwhile: `FileExistsError`."""
     try:
         os.link(temporary, path, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     except FileExistsError:

@@ -36,13 +36,23 @@ _Load: TypeAlias = Callable[[MemberIds, MemberIds, Claim, _Errors | None], None]
 _FAILED = -1  # where nothing is that could be kept
 
 
-def cache_key(index: Index, sources: Sequence[Source], *, verify: bool, strict: bool, limits: Limits) -> bytes:
+def cache_key(
+    index: Index,
+    sources: Sequence[Source],
+    trusted: Sequence[str],
+    *,
+    verify: bool,
+    strict: bool,
+    limits: Limits,
+) -> bytes:
     """Tell the members of an archive from those of all others, and of an earlier state of it.
 
     Names, sizes and CRC-32 do not: who makes an archive can have them be those of another. How it is read is a part of
-    it: what one archive hands out unchecked, or within wide limits, is not for another.
+    it: what one archive hands out unchecked, or within wide limits, is not for another. And so is whose word is
+    `trusted` for where the members of each source lie: what a saved index says, which others may have written, is not
+    for those who use none.
     """
-    found = hashlib.blake2b(repr((verify, strict, limits)).encode(), digest_size=16)
+    found = hashlib.blake2b(repr((verify, strict, limits, list(trusted))).encode(), digest_size=16)
     found.update(index.fingerprint().encode())
     for source in sources:
         found.update(identify(source) or os.urandom(16))

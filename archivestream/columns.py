@@ -154,6 +154,8 @@ def find_fault(columns: Columns, layout: Layout, *, whole: bool) -> str | None:
             return f"{table.offsets!r} does not lead through {table.into!r}"
     if len(columns.get("gzip_index", range(_GZIP_HEAD))) < _GZIP_HEAD:
         return "'gzip_index' does not say where the last member ends"
+    if "gzip_index" in columns and (layout != Layout.BLOCKS or "block_start" not in columns):
+        return "it is not of what a gzip file decodes to, and has 'gzip_index'"
     return _find_member_fault(columns) or _find_block_fault(columns, layout) or _find_dictionary_fault(columns)
 
 
@@ -207,6 +209,12 @@ def _find_block_fault(columns: Columns, layout: Layout) -> str | None:
         runs = np.array([0, len(starts)], np.uint64)
     if not is_contiguous(starts, columns["block_size"], runs):
         return "its blocks leave gaps, or overlap"
+    if layout == Layout.ENTRIES and len(starts):
+        # Every segment is of a member, so that the last one of each is in front of where the next one's begin.
+        last = runs[1:].astype(np.int64) - 1
+        ends = starts[last] + columns["block_size"][last]
+        if np.any(runs[1:] == runs[:-1]) or np.any(ends != columns["size"][columns["segment_member"]]):
+            return "the segments of a member are not all of it, or more"
     if len(starts) and int(np.bitwise_or.reduce(columns["block_flags"])) & ~_BLOCK_FLAGS:
         return "it has flags of blocks that are not known"
     return None

@@ -6,22 +6,19 @@ link where there was a folder, leads nothing astray.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from archivestream._native.files import Descriptor, enter_folder
-from archivestream.atomic import is_there, rename_new, there_already
+from archivestream.atomic import PendingFile, is_there, there_already
 from archivestream.errors import ArchiveError, UnsupportedFeatureError
 from archivestream.member_io import open_member
 from archivestream.reader import MemberReader, without_frames
@@ -201,23 +198,19 @@ def _opened(found: Descriptor | int, path: Path) -> Descriptor:
 def _write(
     reader: MemberReader, member: int, target: _Target, parts: tuple[str, ...], data: bytes | None, overwrite: bool
 ) -> None:
-    """Write a file under a temporary name, and give it its own only when it is whole."""
+    """Write a file, and give it its name only when it is whole."""
     folder, name, path = target.enter(parts[:-1]), parts[-1], target.root.joinpath(*parts)
     if not overwrite and is_there(name, folder):
         raise there_already(path)
-    temporary = f".{secrets.token_hex(8)}.part"
-
+    pending = PendingFile(name, folder)
     try:
-        with open(temporary, "xb", opener=partial(os.open, mode=0o666, dir_fd=folder)) as file:
-            _copy(reader, member, data, file)
-        if overwrite:
-            os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # replaces a link
-        else:
-            rename_new(temporary, name, folder)
+        pending.begin()
+        _copy(reader, member, data, pending.file)
+        pending.finish(sync=False)
+        pending.place(overwrite=overwrite)
     except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=folder)
-        unhelpful = (None, temporary, name)
+        pending.discard()
+        unhelpful = (None, name)
         if isinstance(error, OSError) and not isinstance(error, ArchiveError) and error.filename in unhelpful:
             raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say for which file
         raise

@@ -66,7 +66,7 @@ def _count_scans(data: memoryview, most: int) -> int:
             components = None
         elif marker == _SCAN:
             scans += 1
-            if components is not None and data[at + 2 : at + 3] == bytes([components]):
-                break  # all of the image: another one is an error
+            if scans == 1 and components is not None and data[at + 2 : at + 3] == bytes([components]):
+                break  # all of the image: another one is an error; it is none where the first left components out
         at += max(2, int.from_bytes(data[at : at + 2], "big"))
     return scans

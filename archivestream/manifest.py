@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import reprlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from archivestream.archive import Archive, Progress, open
 from archivestream.errors import CorruptArchiveError
+from archivestream.formats import find_table, list_files
 from archivestream.paths import expand
 
 if TYPE_CHECKING:
@@ -44,6 +46,16 @@ _SAMPLES = {
 }
 _SHARES = {"seed": (int,), "stratify": (bool, str)}
 _KEYS: Mapping[str, tuple[type, ...]] = {**_FILES, **_SAMPLES, **_SHARES}
+# What lists and tables among them hold: values of one of these kinds.
+_STRINGS: tuple[tuple[type, ...], ...] = ((str,),)
+_VALUES = {
+    "path": _STRINGS,
+    "sha256": _STRINGS,
+    "splits": ((float,), (int,), (str,)),
+    "decode": _STRINGS,
+    "labels": ((int, float, bool), (str,)),
+    "extensions": _STRINGS,
+}
 
 
 class Manifest(dict[str, "NamedDataset"]):
@@ -92,10 +104,14 @@ class NamedDataset:
             if key not in _KEYS:
                 raise self._error(f"unknown key {key!r}: known are {', '.join(_KEYS)}")
             if type(value) not in _KEYS[key]:
-                raise self._error(f"{key} is {value!r}, and must be {' or '.join(one.__name__ for one in _KEYS[key])}")
-
-        if not all(isinstance(one, str) for one in table["path"]):
-            raise self._error(f"path is {table['path']!r}, and must be a path or pattern, or a list of them")
+                # Dotted keys make a value of any depth, which repr does not show.
+                raise self._error(f"{key} is {reprlib.repr(value)}, and must be {_joined(_KEYS[key])}")
+            if not isinstance(value, list | dict):
+                continue
+            found = set(map(type, value.values() if isinstance(value, dict) else value))
+            if not any(found.issubset(kind) for kind in _VALUES[key]):
+                kinds = ", or all ".join(map(_joined, _VALUES[key]))
+                raise self._error(f"{key} is {reprlib.repr(value)}, and what it holds must be all {kinds}")
 
     def _error(self, message: str) -> ValueError:
         return ValueError(f"{self.manifest}: data set {self.name!r}: {message}")
@@ -103,17 +119,23 @@ class NamedDataset:
     def files(self) -> dict[str, Path]:
         """List its archives, in order, by their paths below the folder of the manifest.
 
+        Of a folder whose members lie in several files, that is the table that says where.
+
         Raises
         ------
         FileNotFoundError
             If a pattern fits no file.
         ValueError
-            If a path leads out of that folder. (Symbolic links in it are followed.)
+            If a path leads out of that folder (symbolic links in it are followed), or stands for too many.
         """
         folder, paths = self.manifest.parent, self.table["path"]
         files: dict[str, Path] = {}
         for path in [paths] if isinstance(paths, str) else paths:
-            for file in map(Path, expand(os.path.join(folder, path))):  # braces can make a `..`, too
+            try:
+                found = expand(os.path.join(folder, path))
+            except ValueError as error:
+                raise self._error(str(error)) from error
+            for file in map(Path, map(find_table, found)):  # braces can make a `..`, too
                 if os.path.isabs(path) or not file.is_relative_to(folder) or ".." in file.relative_to(folder).parts:
                     raise self._error(f"the path {path!r} leads out of the folder of the manifest")
                 files[file.relative_to(folder).as_posix()] = file
@@ -122,21 +144,30 @@ class NamedDataset:
     def verify(self, progress: Progress | None = None) -> None:
         """Check the SHA-256 of its archives, all bytes of which are read; ``progress(done, total)`` counts them.
 
+        Where an archive is a table of members that lie in other files, each of those needs a checksum, too.
+
         Raises
         ------
         CorruptArchiveError
-            For the first archive with another checksum.
+            For the first file with another checksum, or if a table is damaged, or refers to what is not there.
         ValueError
-            If the manifest has no checksum for an archive, or one for a file that is none; as `files`.
+            If the manifest has no checksum for a file, or one for another file; as `files`.
         OSError
             As `files`, or if reading fails.
         """
         files, digests = self.files(), self.table.get("sha256", {})
         if isinstance(digests, str) and len(files) == 1:
             digests = dict.fromkeys(files, digests)
+        for file in list(files.values()):
+            files |= {
+                Path(one).relative_to(self.manifest.parent).as_posix(): Path(one) for one in list_files(str(file))
+            }
         odd = files.keys() ^ digests.keys() if isinstance(digests, Mapping) else files.keys()
         if odd:
-            raise self._error(f"each archive needs a sha256, and nothing else has one: see {', '.join(sorted(odd))}")
+            raise self._error(
+                "each archive, and each file that a table refers to, needs a sha256, and nothing else has one: "
+                f"see {', '.join(sorted(odd))}"
+            )
         done, total = 0, sum(file.stat().st_size for file in files.values())
         for name, file in files.items():
             found = hashlib.sha256()
@@ -206,5 +237,9 @@ def _load(path: Path) -> Mapping[str, Any]:
             ) from error
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: this is no manifest: {error}") from error
+
+
+def _joined(types: tuple[type, ...]) -> str:
+    return " or ".join(one.__name__ for one in types)

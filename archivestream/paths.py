@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from archivestream.errors import ArchiveWarning
 from archivestream.sidecar import SUFFIXES
@@ -17,8 +17,11 @@ from archivestream.sidecar import SUFFIXES
 __all__ = ["Numbered", "braces", "expand", "has_number", "numbered"]
 
 _MOST = 1_000_000
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
-_NUMBER = re.compile(r"\{(?::0?(?P<braced>\d*)d?)?\}|%0?(?P<percent>\d*)d")
+_MOST_CHARACTERS = 1 << 28  # of all paths together
+_DEEPEST = 16
+# Names have no more digits; with more, a pattern of a few bytes would stand for gigabytes.
+_RANGE = re.compile(r"-?\d{1,18}\.\.-?\d{1,18}")
+_NUMBER = re.compile(r"\{(?::0?(?P<braced>\d{0,2})d?)?\}|%0?(?P<percent>\d{0,2})d")
 
 
 def expand(path: str) -> list[str]:
@@ -33,14 +36,12 @@ def expand(path: str) -> list[str]:
     FileNotFoundError
         If a pattern fits no file. (A plain path is returned as it is, there or not.)
     ValueError
-        If braces stand for more than a million paths.
+        As `braces`.
     """
     if os.path.exists(path) or not (re.search(r"[{*?\[]", path) or _NUMBER.search(path)):
         return [path]
     found: list[str] = []
-    for count, one in enumerate(braces(path)):
-        if count == _MOST:
-            raise ValueError(f"{path}: the braces stand for more than {_MOST} paths")
+    for one in braces(path):
         shards = numbered(one)
         if os.path.exists(one) or (shards is None and not glob.has_magic(one)):
             found.append(one)
@@ -55,16 +56,22 @@ def expand(path: str) -> list[str]:
     return found
 
 
-def braces(pattern: str) -> Iterator[str]:
-    """List what the braces of a pattern stand for, in order."""
-    start, parts, end = _first_braces(pattern)
-    if start < 0:
-        yield pattern
-        return
-    for part in parts:
-        for middle in braces(part):
-            for rest in braces(pattern[end:]):
-                yield pattern[:start] + middle + rest
+def braces(pattern: str) -> list[str]:
+    """List what the braces of a pattern stand for, in order.
+
+    Raises
+    ------
+    ValueError
+        If that is more than a million paths, or they have more than 2**28 characters together, or braces lie in each
+        other 16 deep. It is found before any path is made.
+    """
+    sequence = _parse(pattern)
+    count, characters = _measure(sequence)
+    if count > _MOST or characters > _MOST_CHARACTERS:
+        raise ValueError(
+            f"{pattern}: the braces stand for more than {_MOST} paths, or for more than {_MOST_CHARACTERS} characters"
+        )
+    return list(_spell(sequence))
 
 
 class Numbered(NamedTuple):
@@ -123,34 +130,95 @@ def _whole_set(pattern: str, shards: Numbered) -> list[str]:
     return [shards.name(number) for number in range(count)]
 
 
-def _first_braces(pattern: str) -> tuple[int, list[str], int]:
-    """Find the first braces that stand for something: (their start, the alternatives, their end)."""
-    start = pattern.find("{")
-    while start >= 0:
-        depth, cuts = 0, [start]
-        for i in range(start, len(pattern)):
-            depth += {"{": 1, "}": -1}.get(pattern[i], 0)
-            if depth == 1 and pattern[i] == ",":
-                cuts.append(i)
-            if depth == 0:
-                inner = pattern[start + 1 : i]
-                if len(cuts) > 1:
-                    cuts.append(i)
-                    return start, [pattern[a + 1 : b] for a, b in itertools.pairwise(cuts)], i + 1
-                match = _RANGE.fullmatch(inner)
-                if match:
-                    return start, _numbers(*match.groups()), i + 1
-                break
-        start = pattern.find("{", start + 1)
-    return -1, [], -1
+class _Range(NamedTuple):
+    """Numbers from one to another, at least of a width."""
+
+    numbers: range
+    width: int
+
+    def spell(self) -> Iterator[str]:
+        return (f"{number:0{self.width}d}" for number in self.numbers)
 
 
-def _numbers(first: str, last: str) -> list[str]:
+# Text, and what braces stand for, one behind the other.
+_Sequence: TypeAlias = "list[str | _Range | list[_Sequence]]"
+
+
+def _find_braces(pattern: str) -> list[int]:
+    """Find the braces that stand for something, in one pass: the places of these and of their commas, ascending.
+
+    A brace without its other half is text, as are braces around no comma and no range; what lies in them counts.
+    """
+    found: list[int] = []
+    opened: list[list[int]] = []  # the place of each open brace, and those of its commas
+    for match in re.finditer(r"[{},]", pattern):
+        place = match.start()
+        if match[0] == "{":
+            opened.append([place])
+        elif opened and match[0] == ",":
+            opened[-1].append(place)
+        elif opened:
+            places = opened.pop()
+            if len(places) > 1 or _RANGE.fullmatch(pattern, places[0] + 1, place):
+                found += [*places, place]
+    return sorted(found)
+
+
+def _parse(pattern: str) -> _Sequence:
+    stack: list[list[_Sequence]] = [[[]]]  # the alternatives in each of the open braces; the lowest are in none
+    done = 0
+    for place in _find_braces(pattern):
+        text = pattern[done:place]
+        done = place + 1
+        stack[-1][-1].append(text)
+        if pattern[place] == "{":
+            stack.append([[]])
+        elif pattern[place] == ",":
+            stack[-1].append([])
+        else:
+            alternatives = stack.pop()
+            stack[-1][-1].append(alternatives if len(alternatives) > 1 else _numbers(text))
+        if len(stack) > _DEEPEST:
+            raise ValueError(f"{pattern}: {_DEEPEST} braces lie in each other")
+    stack[0][0].append(pattern[done:])
+    return stack[0][0]
+
+
+def _numbers(text: str) -> _Range | str:
     """Count from one number to another, at the width of the wider where one has leading zeros."""
+    first, last = text.split("..")
     a, b = int(first), int(last)
-    if abs(b - a) >= _MOST:
-        raise ValueError(f"{{{first}..{last}}} stands for more than {_MOST} paths")
-    padded = any(re.match(r"-?0\d", text) for text in (first, last))
+    padded = any(re.match(r"-?0\d", one) for one in (first, last))
     width = max(len(first), len(last)) if padded else 0
     step = 1 if b >= a else -1
-    return [f"{n:0{width}d}" for n in range(a, b + step, step)]
+    found = _Range(range(a, b + step, step), width)
+    return next(found.spell()) if a == b else found
+
+
+def _measure(sequence: _Sequence) -> tuple[int, int]:
+    """Return how many paths there will be, and how many characters they have at most; no more than is too much."""
+    count, characters = 1, 0
+    for part in sequence:
+        if isinstance(part, str):
+            choices, length = 1, len(part)
+        elif isinstance(part, _Range):
+            choices = len(part.numbers)
+            length = choices * max(part.width, *(len(str(part.numbers[end])) for end in (0, -1)))
+        else:
+            choices, length = map(sum, zip(*map(_measure, part), strict=True))
+        characters = min(characters * choices + length * count, _MOST_CHARACTERS + 1)
+        count = min(count * choices, _MOST + 1)
+    return count, characters
+
+
+def _spell(sequence: _Sequence) -> Iterator[str]:
+    before = ""
+    for place, part in enumerate(sequence):
+        if isinstance(part, str):
+            before += part
+            continue
+        behind = list(_spell(sequence[place + 1 :]))
+        for one in part.spell() if isinstance(part, _Range) else itertools.chain.from_iterable(map(_spell, part)):
+            yield from (before + one + rest for rest in behind)
+        return
+    yield before

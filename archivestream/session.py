@@ -117,7 +117,9 @@ class Options:
         """Make a reader of the members of some sources."""
         make: Callable[..., MemberReader] = MemberReader
         if self.members is not None:
-            key = cache_key(index, sources, verify=self.verify, strict=self.strict, limits=self.limits)
+            saved = "private" if self.index == "private" else "saved"
+            trusted = ["" if sidecar is None else saved for sidecar in sidecars]
+            key = cache_key(index, sources, trusted, verify=self.verify, strict=self.strict, limits=self.limits)
             make = partial(CachedReader, self.members.members_of(key))
         return make(
             index,

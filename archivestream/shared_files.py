@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,10 @@ __all__ = ["leave", "make_anonymous", "name_space", "path_of", "use_named"]
 
 _MEMORY = Path("/dev/shm")  # of Linux: tmpfs
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+# Seconds that another process has to make a file, or to remove it. It may be stopped while it does.
+_PATIENCE = 10.0
+_POLL = 0.02
 
 _Made = TypeVar("_Made")
 
@@ -72,7 +77,8 @@ def use_named(path: Path, limit: int, make: Callable[[int, bool], _Made]) -> _Ma
     PermissionError
         If what lies there is not a file that this user alone may use.
     OSError
-        If it cannot be made, or there is no room for it.
+        If it cannot be made, or there is no room for it; `TimeoutError` where another process makes or removes it all
+        the time.
     """
     _sweep(path)
     while True:
@@ -87,7 +93,7 @@ def use_named(path: Path, limit: int, make: Callable[[int, bool], _Made]) -> _Ma
                 raise _not_ours(path)
             alone = _lock_alone(file)
             if not alone:
-                fcntl.flock(file, fcntl.LOCK_SH)
+                _lock_shared(file, path)
             if not _is_at(file, path):
                 continue  # it was removed meanwhile
             if alone and os.fstat(file).st_size:
@@ -101,7 +107,7 @@ def use_named(path: Path, limit: int, make: Callable[[int, bool], _Made]) -> _Ma
                     path.unlink()
                     raise
                 # Not in one step: another may take it for abandoned in between, and remove it.
-                fcntl.flock(file, fcntl.LOCK_SH)
+                _lock_shared(file, path)
                 if _is_at(file, path):
                     return made
                 continue
@@ -167,8 +173,25 @@ def _is_at(file: int, path: Path) -> bool:
 
 
 def _lock_alone(file: int) -> bool:
+    return _try_lock(file, fcntl.LOCK_EX)
+
+
+def _lock_shared(file: int, path: Path) -> None:
+    end = time.monotonic() + _PATIENCE
+    while not _try_lock(file, fcntl.LOCK_SH):
+        if time.monotonic() > end:
+            raise TimeoutError(
+                errno.ETIMEDOUT,
+                f"another process has been making or removing this file for {_PATIENCE:.0f} s, or was stopped while it "
+                "did: end it, or take another name",
+                str(path),
+            )
+        time.sleep(_POLL)
+
+
+def _try_lock(file: int, how: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

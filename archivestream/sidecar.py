@@ -334,12 +334,16 @@ class _Wanted:
 def _check_limits(
     source: Source, spans: Mapping[str, tuple[np.dtype[Any], int, int]], size: int, limits: Limits | None
 ) -> None:
+    if limits is None:
+        return
     members = spans["size"][1] if "size" in spans else 0
-    for what, value in (("max_members", members), ("max_index_bytes", size)):
-        if limits is not None and value > getattr(limits, what):
-            raise LimitExceededError(
-                f"the saved index has {value}, more than Limits.{what} = {getattr(limits, what)}", archive=source.name
-            )
+    room, name = limits.index_room(source.size)
+    for most, what, value in (
+        (limits.max_members, f"members, more than Limits.max_members = {limits.max_members}", members),
+        (room, f"bytes, more than the {room} that {name} allows", size),
+    ):
+        if value > most:
+            raise LimitExceededError(f"the saved index has {value} {what}", archive=source.name)
 
 
 def _read(path: Path, descriptor: int, begin: int, size: int) -> memoryview:

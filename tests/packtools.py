@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -11,7 +12,17 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["SEVEN_ZIP", "content", "leftovers", "make_tree", "run", "same_tree", "text"]
+__all__ = [
+    "SEVEN_ZIP",
+    "content",
+    "has_begun",
+    "has_unnamed_files",
+    "leftovers",
+    "make_tree",
+    "run",
+    "same_tree",
+    "text",
+]
 
 SEVEN_ZIP = next((name for name in ("7zz", "7z", "7za") if shutil.which(name)), "7zz")
 
@@ -91,3 +102,21 @@ def same_tree(left: Path, right: Path, *, times: Callable[[Path], bool] = lambda
 def leftovers(folder: Path) -> list[str]:
     """Temporary files of packers."""
     return [path.name for path in folder.iterdir() if path.name.endswith(".part")]
+
+
+def has_unnamed_files(folder: Path) -> bool:
+    """Whether files in a folder can be written without a name: nothing is left of them when a process is killed."""
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def has_begun(process: int, folder: Path) -> bool:
+    """Whether a process writes a file in a folder that has not got its name yet."""
+    opened = Path(f"/proc/{process}/fd")
+    with contextlib.suppress(FileNotFoundError):  # it has closed one meanwhile, or there is no /proc
+        if any(os.readlink(link).startswith(f"{folder}/#") for link in opened.iterdir()):
+            return True
+    return folder.is_dir() and bool(leftovers(folder))

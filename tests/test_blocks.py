@@ -489,6 +489,22 @@ def test_a_set_of_streams_and_their_blocks(tmp_path: Path) -> None:
     assert verify(reader, ids(*range(9)), None).ok
 
 
+def test_segments_end_where_their_archive_does(tmp_path: Path) -> None:
+    """Whatever an index says: the blocks behind them are another's, and not to be read from this one."""
+    (path,) = archivestream.pack({"a": STREAM[:300_000]}, tmp_path / "a.zip", method="deflate", segment_size=65_536)
+    part = formats.read_index(LocalSource(path), **WHAT).index
+    frames = Frames(STREAM, [])
+    lie = Index({**part.columns, "size": part["size"] + np.uint64(5000)}, data_end=part.data_end)
+    index = Index.concatenate([lie, frames.index([(100, 5000)]), part])
+    sources = [LocalSource(path), MemorySource(frames.data), LocalSource(path)]
+    reader = MemberReader(index, sources, limits=Limits(), verify=False, strict=False, threads=1, cache=1 << 20)
+    errors: dict[int, Exception] = {}
+    _, victim, other = reader.read_many(ids(0, 1, 2), errors)
+    assert list(errors) == [0]
+    assert (victim, other) == (STREAM[100:5100], STREAM[:300_000])
+    assert reader.read(1) == STREAM[100:5100]  # and not from what was kept
+
+
 def test_what_was_decoded_to_index_it_is_kept(tmp_path: Path) -> None:
     """The first reading after the index is built decodes nothing anew, where there is room for it all."""
     path = tmp_path / "x.tar.zst"

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,10 +26,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from samples import MAKERS, make_members, zip_of
 
 import archivestream
-from archivestream import Archive, Cache, CorruptArchiveError
+from archivestream import Archive, Cache, CorruptArchiveError, sidecar
+from archivestream._native.columns import MemberFlag
 from archivestream._native.memberstore import MemberStore
 from archivestream._native.memberview import MemberView
 from archivestream.index import Index
+from archivestream.sources import LocalSource
 
 POLICIES = ["keep", "lru"]
 SHARED = [False] if sys.platform == "darwin" else [False, True]
@@ -450,6 +452,39 @@ def test_one_archive_cannot_pass_for_another(tmp_path: Path, kind: str, where: s
                 os.utime(opened, ns=(1, 1))
             with archivestream.open(opened, cache=cache, index="memory") as archive:
                 assert archive["1"] == label
+
+
+@pytest.mark.parametrize("own", ["memory", "private"])
+def test_what_a_saved_index_says_is_not_for_those_who_use_none(
+    tmp_path: Path, own: Literal["memory", "private"], shared: bool
+) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(MAKERS["tar"]({"cat": b"meow", "dog": b"woof"}))
+    with archivestream.open(path) as archive:
+        assert archive["cat"] == b"meow"
+    source = LocalSource(path)
+    saved = sidecar.load_any(source)
+    assert saved is not None
+    # A sparse member, whose bytes are those of the other one: all that tells members apart is as it was.
+    planted = {
+        "sparse_member": np.zeros(1, np.uint32),
+        "sparse_offset": np.array([0, 1], np.uint64),
+        "extent_place": np.zeros(1, np.uint64),
+        "extent_offset": saved.columns["offset"][1:2].copy(),
+        "extent_size": saved.columns["size"][1:2].copy(),
+    }
+    flags = saved.columns["flags"].copy()
+    flags[0] |= int(MemberFlag.SPARSE_BIT)
+    sidecar.save({**saved.columns, **planted, "flags": flags}, saved.metadata, source)
+    with Cache(1 << 20, shared=shared) as cache:
+        with archivestream.open(path, cache=cache) as archive:
+            assert archive["cat"] == b"woof"
+        with archivestream.open(path, cache=cache, index=own) as archive:
+            assert archive["cat"] == b"meow"
+            hits = cache.stats.hits
+        with archivestream.open(path, cache=cache, index=own) as archive:
+            assert archive["cat"] == b"meow"
+            assert cache.stats.hits > hits
 
 
 def test_a_damaged_copy_that_nobody_verifies_is_not_for_others(path: Path, shared: bool) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packtools import has_begun, leftovers
 from typer.testing import CliRunner
 
 import archivestream
@@ -649,11 +650,11 @@ def test_extract_that_is_ended_leaves_nothing_behind(tmp_path: Path, number: sig
     process = subprocess.Popen(
         [sys.executable, "-m", "archivestream", "extract", str(path), "-C", str(tmp_path / "out")], env=ENVIRONMENT
     )
-    while not list((tmp_path / "out").glob(".*.part")):
+    while not has_begun(process.pid, tmp_path / "out"):
         time.sleep(0.001)
     process.send_signal(number)
     assert process.wait() == 128 + number
-    assert not list((tmp_path / "out").glob(".*.part"))
+    assert not leftovers(tmp_path / "out")
 
 
 @pytest.mark.parametrize("option", [("--encoding", "hex"), ("--encoding", "none-such"), ("--threads", "5000")])

@@ -263,6 +263,21 @@ def test_trailers_are_checked(tmp_path, at, number, threads):
 
 
 @pytest.mark.parametrize("threads", [1, 4])
+def test_a_wrong_length_where_the_last_trailer_is_that_of_the_whole(threads):
+    """Strict mode looks at it; else the bytes, which are right by their CRC-32, are taken for those of one member."""
+    empty = gzip.compress(b"", mtime=0)
+    plain = text(300)
+    whole = empty[:-4] + (7).to_bytes(4, "little") + SMALL
+    check(whole, plain)
+    with pytest.raises(CorruptArchiveError, match=r"the gzip member at offset 0 .*length check"):
+        index(whole, strict=True, threads=threads)
+    _, source, _ = index(empty + SMALL, strict=True, threads=threads)
+    with source.base.memory:
+        assert bytes(source.read_at(0, 1000)) == plain
+    source.close()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
 def test_a_damaged_end_that_says_that_there_is_nothing(capfd, threads):
     whole = gzip.compress(text(600), mtime=0)
     for begin in range(len(whole) - 11, len(whole) - 7):

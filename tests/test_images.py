@@ -339,6 +339,28 @@ def test_scans_that_do_nothing_are_bounded(between: bytes) -> None:
     assert isinstance(errors[1], LimitExceededError)
 
 
+def test_a_scan_of_all_components_ends_only_what_it_begins() -> None:
+    """libjpeg goes by the first scan: where that has not all components, it decodes any number of others."""
+    data = encoded(PHOTO, subsampling=0)
+    head = data[: data.index(b"\xff\xda")]
+
+    def scan(*components: int) -> bytes:
+        chosen = b"".join(bytes([one, 0x00 if one == 1 else 0x11]) for one in components)
+        return segment(0xDA, bytes([len(components)]) + chosen + bytes([0, 63, 0])) + b"\0" * 4
+
+    def image(*scans: bytes) -> bytes:
+        return head + b"".join(scans) + b"\xff\xd9"
+
+    pixels = PHOTO.width * PHOTO.height
+    for allowed in (image(scan(1), scan(1, 2, 3), *[scan(1)] * 498), image(scan(1, 2, 3), *[scan(1)] * 600)):
+        check_scans(memoryview(allowed), pixels, 1 << 24)
+    bomb = memoryview(image(scan(1), scan(1, 2, 3), *[scan(1)] * 499))
+    decoder = ImageDecoder()
+    for decode in (decoder, decoder._read, decode_pil):
+        with pytest.raises(LimitExceededError, match="more than 500 scans"):
+            decode(bomb)
+
+
 @pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")
 def test_scans_are_bounded_before_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = with_scans(200)

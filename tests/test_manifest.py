@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import struct
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,60 @@ def test_every_kind_of_archive_is_opened_by_name(kind: str, tmp_path: Path) -> N
         assert dict(zip(archive.names, archive, strict=True)) == FILES
     with pytest.raises(KeyError, match="none"):
         manifest["none"]
+
+
+def write_bins(folder: Path) -> list[Path]:
+    """Two records of splitdataloader."""
+    for number, data in enumerate((b"meow", b"woof")):
+        (folder / f"bin{number:08d}.dat").write_bytes(struct.pack("<I", len(data)) + data)
+    (folder / "index.dat").write_bytes(struct.pack("<6I", 0, 0, 4, 1, 0, 4))
+    return sorted(folder.iterdir())
+
+
+def write_chunks(folder: Path) -> list[Path]:
+    """Two arrays of AcumenIndexer."""
+    (folder / "chunks").mkdir()
+    rows = ["ai:chunk_name,ai:offset_bytes,ai:size_bytes,ai:shape,label"]
+    for number, data in enumerate((b"meow", b"woof")):
+        name = f"chunks/chunk_{number}.chnk"
+        (folder / name).write_bytes(data)
+        rows.append(f'{name},0,4,"(4,)",1')
+    (folder / "index.csv").write_text("\n".join(rows) + "\n")
+    return sorted(path for path in folder.rglob("*.c*") if path.is_file())
+
+
+@pytest.mark.parametrize("path", ["set", "set/index.*"])
+@pytest.mark.parametrize("make", [write_bins, write_chunks])
+def test_all_files_that_a_table_refers_to(make: Callable[[Path], list[Path]], path: str, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    files = make(tmp_path / "set")
+    assert len(files) == 3
+
+    def pinned(*chosen: Path) -> archivestream.manifest.NamedDataset:
+        pairs = ", ".join(f'"{file.relative_to(tmp_path).as_posix()}" = "{digest(file)}"' for file in chosen)
+        return Manifest(write(tmp_path, f'[a]\npath = "{path}"\nsha256 = {{{pairs}}}'))["a"]
+
+    calls: list[tuple[int, int]] = []
+    dataset = pinned(*files)
+    dataset.verify(lambda *call: calls.append(call))
+    assert calls[-1] == (sum(file.stat().st_size for file in files),) * 2
+    assert list(dataset.open()) == [b"meow", b"woof"]
+    for file in files:
+        others = [other for other in files if other != file]
+        with pytest.raises(ValueError, match=rf"needs a sha256.*see {re.escape(str(file.relative_to(tmp_path)))}$"):
+            pinned(*others).verify()
+        before = file.read_bytes()
+        file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        # A table is read before, to know what else is checked.
+        with pytest.raises(CorruptArchiveError, match=file.name):
+            dataset.verify()
+        file.write_bytes(before)
+    [table] = [file for file in files if file.name.startswith("index")]
+    with pytest.raises(ValueError, match="needs a sha256"):  # as one for all
+        Manifest(write(tmp_path, f'[a]\npath = "{path}"\nsha256 = "{digest(table)}"'))["a"].verify()
+    files[1].unlink()
+    with pytest.raises((CorruptArchiveError, FileNotFoundError), match=files[1].name):
+        dataset.verify()
 
 
 def test_a_saved_index_that_came_along_is_not_trusted(tmp_path: Path) -> None:
@@ -119,6 +174,12 @@ def test_paths_stay_below_the_folder(path: str, tmp_path: Path) -> None:
     assert path in str(caught.value)
 
 
+def test_a_pattern_of_too_much_names_the_data_set(tmp_path: Path) -> None:
+    manifest = Manifest(write(tmp_path, "[a]\npath = '{0..99999999}.zip'"))
+    with pytest.raises(ValueError, match=r"datasets\.toml: data set 'a': .*stand for more than 1000000 paths"):
+        manifest["a"].files()
+
+
 def test_a_path_is_relative(tmp_path: Path, shards: list[Path]) -> None:
     with pytest.raises(ValueError, match="leads out"):
         Manifest(write(tmp_path, f"[a]\npath = '{shards[0]}'"))["a"].files()
@@ -150,14 +211,18 @@ def test_checksums(tmp_path: Path, shards: list[Path]) -> None:
     assert isinstance(caught.value, ArchiveError)
     assert caught.value.archive == str(shards[1])
     shards[2].unlink()
-    with pytest.raises(ValueError, match=r"data set 'a': each archive needs a sha256.*: see digits/2\.zip"):
+    with pytest.raises(
+        ValueError, match=r"data set 'a': each archive, and each file .* needs a sha256.*: see digits/2\.zip"
+    ):
         named.verify()
 
 
 @pytest.mark.parametrize("sha256", ["", "sha256 = '{}'", "sha256 = {{'digits/0.zip' = '{}'}}", "sha256 = {{x = '{}'}}"])
 def test_each_archive_needs_a_checksum(sha256: str, tmp_path: Path, shards: list[Path]) -> None:
     path = write(tmp_path, "[a]\npath = 'digits/*.zip'\n" + sha256.format(digest(shards[0])))
-    with pytest.raises(ValueError, match=r"datasets\.toml: data set 'a': each archive needs a sha256"):
+    with pytest.raises(
+        ValueError, match=r"datasets\.toml: data set 'a': each archive, and each file .* needs a sha256"
+    ):
         Manifest(path)["a"].verify()
 
 
@@ -170,7 +235,27 @@ def test_each_archive_needs_a_checksum(sha256: str, tmp_path: Path, shards: list
         ("a = 'x.zip'", "data set 'a': it must be a table with a path"),
         ("[a]\npath = []", "data set 'a': it must be a table with a path"),
         ("[a]\npath = 3", "data set 'a': path is 3, and must be str or list"),
-        ("[a]\npath = ['x', 3]", "data set 'a': path is ['x', 3], and must be a path or pattern, or a list of them"),
+        ("[a]\npath = ['x', 3]", "data set 'a': path is ['x', 3], and what it holds must be all str"),
+        ("[a]\npath = 'x'\nextensions = [1]", "data set 'a': extensions is [1], and what it holds must be all str"),
+        (
+            "[a]\npath = 'x'\ndecode = {txt = 1}",
+            "data set 'a': decode is {'txt': 1}, and what it holds must be all str",
+        ),
+        (
+            "[a]\npath = 'x'\nlabels = {x = []}",
+            "data set 'a': labels is {'x': []}, and what it holds must be all int or",
+        ),
+        (
+            "[a]\npath = 'x'\nsha256 = {x.zip = ''}",
+            "data set 'a': sha256 is {'x': {'zip': ''}}, and what it holds must",
+        ),
+        *(
+            (f"[a]\npath = 'x'\nsplits = {{train = {value}}}", "data set 'a': splits is {'train': ")
+            for value in ("[1]", "{x = 1}", "1979-05-27", "true", "0.5, val = 'val/*'", "0.5, val = 1")
+        ),
+        ("[a]\npath = " + "[" * 3000, "this is no manifest: "),
+        ("[a]\npath = 'x'\nsplits = " + "{a = " * 3000, "this is no manifest: "),
+        ("[a]\npath = 'x'\nseed" + ".a" * 3000 + " = 1", "data set 'a': seed is {'a': {'a': "),
         ("[a]\npath = 'x'\ngroup = 'yes'", "data set 'a': group is 'yes', and must be bool"),
         ("[a]\npath = 'x'\nseed = true", "data set 'a': seed is True, and must be int"),
         ("[a]\npath = 'x'\nsplits = ['a']", "data set 'a': splits is ['a'], and must be dict"),

@@ -243,6 +243,25 @@ def segmented(field: bytes, data: bytes, payload: bytes) -> dict[str, np.ndarray
     return columns_of(zipmaker.make(zipmaker.Entry(b"first"), entry))
 
 
+def test_segments_that_cannot_be_are_passed_over() -> None:
+    """Their sums are right, and no stream of so many bytes decodes to so many; the member is read as the one it is."""
+    data = text(10_000)
+    payload = deflate(data, 6)
+    field = zip_segments.field_of(5000, [1, len(payload) - 1])
+    assert "block_size" not in segmented(field, data, payload)
+    archive = zipmaker.make(zipmaker.Entry(b"a", data, zipmaker.DEFLATE, payload, extra=field))
+    with archivestream.open(archive) as opened:
+        assert opened[0] == data
+
+
+@pytest.mark.parametrize(("segment_size", "fits"), [(1 << 30, True), ((1 << 30) + 1, False)])
+def test_segments_too_large_to_be_decoded_alone_are_passed_over(segment_size: int, fits: bool) -> None:
+    sizes = [1_200_000, 1_200_000, 600_000]
+    field = zip_segments.field_of(segment_size, sizes)
+    found = zip_segments._parse(memoryview(field)[4:], 2_200_000_000, sum(sizes))
+    assert (found is not None) is fits
+
+
 def test_fields_that_do_not_fit_are_passed_over() -> None:
     data = text(10_000)
     segments = [deflate(data[:4096], 6, False), deflate(data[4096:8192], 6, False), deflate(data[8192:], 6)]

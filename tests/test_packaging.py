@@ -334,11 +334,11 @@ def closure(tree: Path, name: str) -> set[str]:
         found.add(name)
         text = (native / name).read_text()
         left += [f"{module}.pxd" for module in re.findall(r"_native\.(\w+) cimport", text)]
-        left += re.findall(r'extern from "(\w+\.hpp)"', text)
+        left += re.findall(r'(?:extern from|#include) "(\w+\.hpp)"', text)
     return found
 
 
-@pytest.mark.parametrize("changed", ["text.pyx", "text.pxd", "thread_pool.hpp"])
+@pytest.mark.parametrize("changed", ["text.pyx", "text.pxd", "thread_pool.hpp", "robust_mutex.hpp"])
 def test_a_change_builds_what_depends_on_it(built, changed):
     build_in_place(built)
     modules = extensions(built / "archivestream")

@@ -41,10 +41,10 @@ def test_a_set_that_is_replaced_is_gone_before_it_is_mixed(tmp_path: Path) -> No
     code = (
         "import os, archivestream\n"
         "rename, count = os.replace, 0\n"
-        "def replace(*paths):\n"
+        "def replace(*paths, **options):\n"
         "    global count\n"
         "    count += 1\n"
-        "    rename(*paths) if count < 3 else os._exit(9)\n"
+        "    rename(*paths, **options) if count < 3 else os._exit(9)\n"
         "os.replace = os.rename = replace\n"
         f"archivestream.pack([b'new%d' % i for i in range(8)], {pattern!r}, overwrite=True)"
     )

@@ -289,6 +289,40 @@ def test_members_of_a_stopped_loader_are_waited_for_once() -> None:
             assert time.monotonic() - began < 9  # the first took as long
 
 
+@pytest.mark.parametrize("closing", [False, True])
+def test_one_that_is_stopped_while_it_makes_or_removes_the_file(
+    closing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_files, "_MEMORY", tmp_path)
+    monkeypatch.setattr(shared_files, "_PATIENCE", 0.5)
+
+    def stop(ready: Callable[[], None]) -> None:
+        cache = Cache(1 << 20, shared=True, name="x") if closing else None
+
+        def stopped(file: int, path: Path) -> bool:
+            ready()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return True
+
+        monkeypatch.setattr(shared_files, "_is_at", stopped)  # asked right after the lock is taken
+        if cache is None:
+            cache = Cache(1 << 20, shared=True, name="x")
+        cache.close()
+        os._exit(0)
+
+    with process(stop) as child:
+        os.waitpid(child, os.WUNTRACED)
+        with pytest.raises(TimeoutError, match=r"making or removing.*archivestream-\d+-x"):
+            Cache(1 << 20, shared=True, name="x")
+        with Cache(1 << 20, shared=True, name="y"):
+            pass
+        os.kill(child, signal.SIGKILL)  # his lock goes with him
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        with Cache(1 << 20, shared=True, name="x"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
 # A full disk
 
 

@@ -88,7 +88,7 @@ def everything() -> dict[str, np.ndarray]:
 def segmented() -> dict[str, np.ndarray]:
     """Columns of a ZIP whose last member has two segments, out of order."""
     return {
-        **members("a", "b", flags=[0, 0x800], successor=[0xFFFFFFFF, 0]),
+        **members("a", "b", flags=[0, 0x800], size=[10, 20], successor=[0xFFFFFFFF, 0]),
         **blocks(2),
         **typed(segment_member=[1], segment_first=[0, 2]),
     }
@@ -198,11 +198,18 @@ def test_limits_come_before_memory(source, tmp_path):
     size = sum(column.nbytes for column in members("a", "b").values())
     same(sidecar.load(path, source, limits=Limits(max_members=2, max_index_bytes=size)), members("a", "b"))
     for few, said in (
-        (Limits(max_members=1), "2, more than Limits.max_members"),
+        (Limits(max_members=1), "2 members, more than Limits.max_members"),
         (Limits(max_index_bytes=size - 1), str(size)),
     ):
         with pytest.raises(LimitExceededError, match=said):
             sidecar.load_any(source, limits=few)
+
+
+def test_a_saved_index_is_in_proportion_to_its_file(source):
+    """One with a hole takes no room on the disk."""
+    path = sidecar.save({**members("a"), "aux": np.zeros(130 << 20, np.uint8)}, TAR, source)
+    with pytest.raises(LimitExceededError, match=r"max_index_ratio"):
+        sidecar.load(path, source, limits=Limits())
 
 
 def test_other_programs_read_it(source):
@@ -402,6 +409,11 @@ def test_a_forged_one_is_like_a_saved_one(tmp_path):
         (ZIP, {**segmented(), **typed(segment_first=[0, 1])}),
         (ZIP, {**segmented(), **typed(segment_first=[0, 3])}),
         (ZIP, {**segmented(), **typed(segment_member=[0])}),
+        (ZIP, {**segmented(), **typed(size=[10, 21])}),
+        (ZIP, {**segmented(), **typed(size=[10, 19])}),
+        (ZIP, {**segmented(), **typed(flags=[0x800, 0x800], segment_member=[0, 1], segment_first=[0, 2, 2])}),
+        (ZIP, {**segmented(), **typed(gzip_index=range(9))}),
+        (TAR, {**members("a"), **typed(gzip_index=range(9))}),
         (ZST, {**everything(), **typed(gzip_index=range(7))}),
         (ZST, {**everything(), **typed(sparse_offset=[0, 1, 2])}),
         (ZST, {**everything(), **typed(extent_place=[0, 9, 29])}),

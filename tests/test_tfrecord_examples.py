@@ -211,6 +211,17 @@ def test_names_are_utf_8(name):
     agree(field(1, field(1, field(1, name) + field(2, field(3, b"\x08\x01")))))
 
 
+@pytest.mark.parametrize(
+    "feature", [VarLenFeature("float32"), FixedLenFeature((0,), "float32", default_value=[])], ids=["variable", "fixed"]
+)
+def test_no_values_have_no_memory(feature):
+    """What is done with null pointers, be it to no bytes, a sanitizer sees."""
+    name = field(1, b"a")
+    for entry in (name + field(2, field(2, field(1, b""))), name + field(2, field(2, b"")), name + field(2, b""), b""):
+        message = field(1, field(1, entry))
+        assert [len(values) for values in ExampleParser({"a": feature}).parse([message])["a"]] == [0]
+
+
 MIXED = encode_example({"a": [b"one", b"two"], "b": [1.5, 2.5], "label": [1, -2, 300]})
 
 

@@ -225,7 +225,7 @@ class BlockCache {
 
   Entry *make(State *state, std::uint64_t key, std::size_t size) {
     // A size class, so that the memory of one block serves another.
-    std::size_t capacity = (size + 65535) & ~std::size_t{65535};
+    std::size_t capacity = kExact ? size : (size + 65535) & ~std::size_t{65535};
     std::uint8_t *data = nullptr;
     while (data == nullptr && state->bytes + capacity > limit_ && drop_oldest(state, capacity, &data, &capacity)) {
     }

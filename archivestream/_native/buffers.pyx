@@ -21,7 +21,8 @@ cdef extern from "memory.hpp":
 
     namespace archivestream {
 
-    constexpr std::size_t kSmallestRecycled = 256 << 10;        // below this, malloc does not ask the kernel
+    // Below this, malloc does not ask the kernel.
+    constexpr std::size_t kSmallestRecycled = kExact ? SIZE_MAX : 256 << 10;
     constexpr std::size_t kRecycledBytes = std::size_t{64} << 20;
     constexpr int kRecycledBlocks = 16;
 

@@ -100,7 +100,7 @@ cdef inline void put(Cursor *cursor, Sink *sink, const uint8_t *data, size_t siz
         sink.spans[0] = data
         sink.spans[1] = data + size
         sink.spans += 2
-    else:
+    elif size:                  # else there may be no memory at all
         memcpy(sink.to, data, size)
         sink.to += size
 
@@ -258,7 +258,7 @@ cdef void store(const Messages *messages, size_t record) noexcept nogil:
             walk_entry(&cursor, &key, &key_size, &again, &sink)
             if cursor.fault != SOUND or sink.room:
                 messages.failures[record].fault = CHANGED
-        elif not wanted.ragged and wanted.item:
+        elif not wanted.ragged and wanted.item and wanted.count:    # else there may be no memory at all
             memcpy(sink.to, target.filler, wanted.count * wanted.item)
 
 

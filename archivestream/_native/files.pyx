@@ -1,6 +1,8 @@
 # distutils: language = c++
 """File descriptors with an owner, small files read whole, and numbers that stand at many places of a file."""
 
+from os import fsencode, strerror
+
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
@@ -56,6 +58,20 @@ cdef extern from *:
       return fd < 0 ? -errno : fd;
     }
 
+    // Open a file without a name in a folder, so that it can get one; or an errno: EOPNOTSUPP where there are none.
+    static int open_unnamed(int above, const char *folder) {
+    #ifdef O_TMPFILE
+      int fd;
+      do {
+        fd = openat(above < 0 ? AT_FDCWD : above, folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+      } while (fd < 0 && errno == EINTR);
+      return fd < 0 ? -errno : fd;
+    #else
+      static_cast<void>(above), static_cast<void>(folder);
+      return -EOPNOTSUPP;
+    #endif
+    }
+
     // Go over little-endian numbers in a file up to one that is not as expected; 0, or an errno: EILSEQ where one
     // is another, or where the file ends before it. Those that lie on neighbouring pages come with one read.
     static int compare_words(int fd, const std::uint64_t *offsets, const std::uint32_t *expected, std::size_t n,
@@ -84,6 +100,7 @@ cdef extern from *:
     int cpp_close "close"(int number) nogil
     int cpp_open_file "open_file"(const char *path, uint64_t size, int &fd) nogil
     int cpp_enter "enter"(int above, const char *name, bint follow) nogil
+    int cpp_open_unnamed "open_unnamed"(int above, const char *folder) nogil
     int cpp_read_file "read_file"(const char *path, uint8_t *to, uint64_t size) nogil
     int cpp_compare_words "compare_words"(
         int fd, const uint64_t *offsets, const uint32_t *expected, size_t n, size_t &row) nogil
@@ -210,3 +227,30 @@ def enter_folder(bytes name not None, int above=-1):
     with nogil:
         number = cpp_enter(above, path, above < 0)
     return Descriptor(number) if number >= 0 else -number
+
+
+def open_unnamed(str folder not None, int flags, int above=-1):
+    """Open a file without a name for writing: an opener for `io.FileIO`, which owns it before a signal can come.
+
+    Parameters
+    ----------
+    folder : str
+        Where it will get its name.
+    flags : int
+        Not used: these need others.
+    above : int
+        A descriptor, where the path of the folder begins; default: the working directory.
+
+    Raises
+    ------
+    OSError
+        Also where the file system, or the system, has no such files.
+    """
+    cdef bytes encoded = fsencode(folder)
+    cdef const char *path = encoded
+    cdef int number
+    with nogil:
+        number = cpp_open_unnamed(above, path)
+    if number < 0:
+        raise OSError(-number, strerror(-number))
+    return number

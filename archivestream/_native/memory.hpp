@@ -2,14 +2,24 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 
 #include <sys/mman.h>
 
 namespace archivestream {
 
+// AddressSanitizer knows where a block ends that malloc has given: for it, all blocks are, of just the size asked for.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kExact = true;
+#elif defined(__has_feature)
+constexpr bool kExact = __has_feature(address_sanitizer);
+#else
+constexpr bool kExact = false;
+#endif
+
 constexpr std::size_t kAlignment = 64;            // a cache line, and the widest vector
-constexpr std::size_t kSmallestMapped = 1 << 20;  // from here on, straight from the kernel
+constexpr std::size_t kSmallestMapped = kExact ? SIZE_MAX : 1 << 20;  // from here on, straight from the kernel
 
 // Large blocks do not go through malloc: given back, they must leave the process, and leave no holes.
 inline void *allocate(std::size_t size) {

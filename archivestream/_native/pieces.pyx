@@ -59,6 +59,9 @@ cdef uint64_t cut(const Plan *plan, const Task *task, size_t index, Piece *piece
     cdef uint64_t row, last, begin, end, place, n = 0
     if columns.sources[task.source].layout == ENTRIES:
         rows_of(columns, task.block, &row, &last)
+        if row < table.first[task.source]:
+            return 0
+        last = min(last, table.first[task.source + 1])      # behind which may be the blocks of another source
         place, end = 0, columns.size[task.block]
     else:
         row, last = table.first[task.source], table.first[task.source + 1]

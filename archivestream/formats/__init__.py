@@ -18,10 +18,10 @@ from archivestream.formats import acumen, gzip, splitdata, tar, tfrecord, zstd
 from archivestream.formats import zip as zip_format
 from archivestream.index import Index
 from archivestream.limits import Limits
-from archivestream.sources import Source
+from archivestream.sources import LocalSource, Source
 from archivestream.tables import MakeTable
 
-__all__ = ["Found", "find_table", "open_decoded", "read_index"]
+__all__ = ["Found", "find_table", "list_files", "open_decoded", "read_index"]
 
 _HEAD = 512
 
@@ -177,6 +177,30 @@ def find_table(path: str) -> str:
             if os.path.isfile(os.path.join(path, name)):
                 return os.path.join(path, name)
     return path
+
+
+def list_files(path: str) -> list[str]:
+    """List the files in which the members lie, where a file says where they lie in others; none for any other file.
+
+    Raises
+    ------
+    CorruptArchiveError, LimitExceededError
+        If it cannot be read, or one of them is not there or too short.
+    """
+    source = LocalSource(path)
+    try:
+        head = bytes(source.read_at(0, _HEAD))
+        if splitdata.is_table(source):
+            _, files, _ = splitdata.read_index(source, strict=False, limits=Limits(), progress=None)
+        elif acumen.is_table(head, source):
+            _, files, _, _ = acumen.read_index(source, limits=Limits())
+        else:
+            return []
+        for file in files:
+            file.close()
+        return [file.name for file in files if file is not source]
+    finally:
+        source.close()
 
 
 def open_decoded(source: Source, index: Index) -> Source:

@@ -1,8 +1,9 @@
 """gzip (RFC 1952): a tar, records or a single file, compressed; and zlib streams (RFC 1950) of records.
 
 The first open decodes all of it once, finds the members, and makes the index that later reads go by. That takes as
-long as rapidgzip does: some 400 MB of decoded bytes a second, in parallel from four threads on. A file of several
-gzip members is decoded a second time, on one thread, for the lengths that rapidgzip does not check.
+long as rapidgzip does: some 400 MB of decoded bytes a second, in parallel from four threads on. What does not end as
+one member does, and in strict mode every file, is decoded a second time, on one thread, for the lengths of members
+that rapidgzip does not check.
 
 A member of a file (2.3)::
 
@@ -104,7 +105,9 @@ def read_index(
             message = f"zlib decodes it and rapidgzip does not ({again.reason})"
             raise UnsupportedFeatureError(message, archive=source.name) from again
     else:
-        if not _has_trailer(source, found):  # several members, a wrong one, or something behind a zlib stream
+        # Several members, a wrong one, or something behind a zlib stream. Several may end as one does, which is why
+        # strict mode looks at all.
+        if strict or not _has_trailer(source, found):
             end = _check_members(source, strict, progress)
             if end != source.size:
                 found = decode(end, 1)

@@ -25,6 +25,9 @@ __all__ = ["MOST_SEGMENTS", "add_segments", "field_of"]
 _KIND = 0x5341
 _VERSION = 1
 _HEAD = struct.Struct("<BLL")
+# Of what is decoded alone: bytes, and how many one compressed byte can stand for. Native code takes no others.
+_LARGEST = np.uint64(1 << 30)
+_EXPANSION = np.uint64(1032)
 
 # What fits an extra field together with all others that a member may have.
 MOST_SEGMENTS = 16_000
@@ -93,6 +96,8 @@ def _parse(field: memoryview, size: int, compressed_size: int) -> tuple[_Column,
         return None
     decoded = np.full(count, segment_size, np.uint64)
     decoded[-1] = size - segment_size * (count - 1)
+    if (decoded > _LARGEST).any() or (decoded // _EXPANSION > compressed).any():
+        return None
     return decoded, compressed
 
 

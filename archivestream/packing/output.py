@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import io
 import os
-import secrets
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from archivestream.atomic import named, rename_new, sync_folder, there_already
+from archivestream.atomic import PendingFile, named, sync_folder, there_already
 
 __all__ = ["OutputFile", "commit"]
 
@@ -25,7 +22,7 @@ _BUFFER = 128 << 10  # of each file, of which there may be many
 
 
 class OutputFile:
-    """A file that is written under a temporary name beside its place.
+    """A file that is written from its beginning to its end, but for what is patched: see `PendingFile`.
 
     Parameters
     ----------
@@ -51,13 +48,12 @@ class OutputFile:
             raise there_already(self.path)
         if self.path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
-        self._temporary = self.path.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            self._file = io.BufferedWriter(io.FileIO(self._temporary, "x"), _BUFFER)
-        except OSError as error:
-            raise named(error, self.path) from error
+        pending = PendingFile(self.path, buffer_size=_BUFFER)
         # Also where nobody closes it: when it is dropped, or the interpreter ends.
-        self._abandon = weakref.finalize(self, _remove, self._file, self._temporary, os.getpid())
+        self._abandon = weakref.finalize(self, _discard, pending, os.getpid())
+        pending.begin()
+        self._pending = pending
+        self._file = pending.file
         self.size = 0
         self._behind = behind
         self._under_way: deque[Future[None]] = deque()
@@ -103,25 +99,14 @@ class OutputFile:
             raise named(error, self.path) from error
 
     def sync(self) -> None:
-        """Close the file, once all of it is on the disk."""
+        """Have all of the file on the disk."""
         while self._under_way:
             self._under_way.popleft().result()
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-        except OSError as error:
-            raise named(error, self.path) from error
+        self._pending.finish(sync=True)
 
     def rename(self) -> None:
         """Give the file its name."""
-        try:
-            if self.overwrite:
-                os.replace(self._temporary, self.path)  # replaces a link, does not write through it
-            else:
-                rename_new(self._temporary, self.path)
-        except OSError as error:
-            raise named(error, self.path) from error
+        self._pending.place(overwrite=self.overwrite)
         self._abandon.detach()
 
     def abandon(self) -> None:
@@ -149,11 +134,8 @@ def commit(files: Sequence[OutputFile], replaced: Sequence[Path] = ()) -> None:
         sync_folder(folder)
 
 
-def _remove(file: io.BufferedWriter[io.FileIO], path: Path, process: int) -> None:
-    if os.getpid() != process:
-        file.raw.close()  # a fork of the one that writes: what is buffered is not its own to write
-        return
-    with contextlib.suppress(OSError):
-        file.close()  # what it still buffers may not fit the disk
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+def _discard(pending: PendingFile, process: int) -> None:
+    if os.getpid() == process:
+        pending.discard()
+    else:
+        pending.let_go()

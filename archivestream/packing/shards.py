@@ -121,7 +121,7 @@ class ShardPacker(Packer):
         if shuffle is not None and shards is None:
             raise ValueError("shuffle= deals members out to a number of shards: say how many, shards=")
         if shards is None and max_shard_bytes is None and _RANGE.search(path):
-            shards = sum(1 for _ in itertools.islice(braces(path), _MOST_SHARDS + 1))
+            shards = len(braces(path))
         if (shards is None) == (max_shard_bytes is None):
             raise ValueError("say either how many shards there are, shards=, or how large one may be, max_shard_bytes=")
         if shards is not None and not 1 <= shards <= _MOST_SHARDS:
@@ -159,7 +159,7 @@ class ShardPacker(Packer):
         if numbers is not None:
             every = itertools.count(self._first) if shards is None else range(self._first, self._first + shards)
             return map(numbers.name, every)
-        names = list(itertools.islice(braces(target), _MOST_SHARDS + 1))
+        names = braces(target)
         if shards not in (None, len(names)):
             raise ValueError(f"{target} stands for {len(names)} shards, not {shards}")
         return iter(names)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["call_apart"]
+__all__ = ["call_apart", "post_apart"]
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ def call_apart(before: Callable[[], object], function: Callable[..., T], *argume
         before()
         queue = SimpleQueue()
         try:
-            threading.Thread(target=_work, args=(queue,), name="archivestream-apart", daemon=True).start()
+            threading.Thread(target=_work, args=(queue,), name="archivestream.apart", daemon=True).start()
         except RuntimeError as error:
             raise OSError(errno.EAGAIN, str(error)) from error
         _queue = queue
@@ -90,6 +90,14 @@ def call_apart(before: Callable[[], object], function: Callable[..., T], *argume
             call.error = None  # whose traceback holds this frame
     value: T = call.value
     return value
+
+
+def post_apart(function: Callable[[], object]) -> None:
+    """Have a function called where no signal handler runs, without waiting for it: what it raises is lost."""
+    if _queue is None or threading.current_thread() is not threading.main_thread():
+        function()
+    else:
+        _queue.put(_Call(function, ()))
 
 
 def _work(queue: SimpleQueue[_Call]) -> None:

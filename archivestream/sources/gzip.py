@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from archivestream._native.codecs import crc32
 from archivestream.errors import CorruptArchiveError
 from archivestream.sources.address_space import is_limited, take_room
-from archivestream.sources.apart import call_apart
+from archivestream.sources.apart import call_apart, post_apart
 from archivestream.sources.base import Source
 from archivestream.sources.local import LocalSource
 
@@ -119,11 +119,12 @@ class GzipDecoder:
         if threading.current_thread() is not threading.main_thread():
             return self._call(self._decode, offset, buffer)
         # What is the caller's is not written to when an interrupt has given it back.
-        if not self._piece:
-            self._piece = bytearray(_PIECE)
+        size = min(_PIECE, len(buffer))
+        if len(self._piece) < size:
+            self._piece = bytearray(size)
         done = 0
         with memoryview(self._piece) as piece:
-            while room := min(_PIECE, len(buffer) - done):
+            while room := min(len(piece), len(buffer) - done):
                 got = self._call(self._decode, offset + done, piece[:room])
                 buffer[done : done + got] = piece[:got]
                 done += got
@@ -155,10 +156,19 @@ class GzipDecoder:
         return self._file.crc32 if self._file.checked == self._file.size else None
 
     def close(self) -> None:
-        """End its threads; or have the call end them that is under way."""
-        self._is_unwanted = True
-        if not self._use.locked():
+        """End its threads; or have the call end them that is under way, for want of the file."""
+        if self._is_free():
             call_apart(self._check_room, self._end_unwanted)
+
+    def forget(self) -> None:
+        """Close it without waiting, for finalizers, in which `Ctrl-C` is lost."""
+        if self._is_free():
+            post_apart(self._end_unwanted)
+
+    def _is_free(self) -> bool:
+        self._is_unwanted = True
+        self._file.let_go()
+        return not self._use.locked()
 
     def close_at_exit(self, end: float) -> None:
         """Close it, once nobody decodes with it; or not at all, if that takes longer than until `end`."""
@@ -205,6 +215,8 @@ class GzipDecoder:
         except (OSError, MemoryError):
             raise
         except Exception as error:
+            if self._is_unwanted:  # and whoever called has been interrupted, or the interpreter exits
+                raise self._interpreter_exits() from None
             if self._file.error is not None:
                 raise self._file.error from None
             if os.strerror(errno.EAGAIN) in str(error):  # std::system_error: no thread can be started
@@ -345,10 +357,19 @@ class _Decoders:
 
     def close(self) -> None:
         """Close those that nobody uses, and the others when they are given back."""
+        for decoder in self._take_free():
+            decoder.close()
+
+    def forget(self) -> None:
+        """Close them without waiting: see `GzipDecoder.forget`."""
+        for decoder in self._take_free():
+            decoder.forget()
+
+    def _take_free(self) -> Iterator[GzipDecoder]:
         self._closed = True
         for free in list(self._free.values()):  # those of the process that this one was forked from have no threads
             while free:
-                free.pop().close()
+                yield free.pop()
 
 
 class GzipSource(Source):
@@ -376,7 +397,7 @@ class GzipSource(Source):
         self._index = memoryview(index).cast("B") if len(index) else memoryview(b"")
         self._end = base.size if end is None else end
         self._decoders = _Decoders(base, size, self._index, self._end)
-        weakref.finalize(self, self._decoders.close)  # when it is forgotten, and before Python ends
+        weakref.finalize(self, self._decoders.forget)  # when it is forgotten, and before Python ends
 
     def readinto_at(self, offset: int, buffer: memoryview) -> int:
         """Decode from a place; return how many bytes there were.

@@ -15,7 +15,7 @@ import archivestream
 from archivestream import ArchiveError, Limits
 from archivestream.tfrecord import ExampleParser, VarLenFeature
 
-from .compressed import GZIP_LIMIT, GZIP_ROOM, means
+from .compressed import GZIP, means
 from .subjects import (
     ABOUT,
     CONTENTS,
@@ -85,8 +85,7 @@ def wrapped(wrap: Callable[[bytes], bytes], unwrap: Callable[[bytes], bytes]) ->
         ArchiveReader(folder / "archive", {"limits": SMALL}),
         [Field(0, 4)],
         means=read,
-        room=GZIP_ROOM,
-        limit=GZIP_LIMIT,
+        **GZIP,
     )
 
 

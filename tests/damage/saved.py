@@ -19,7 +19,7 @@ import archivestream
 from archivestream import ArchiveError, Limits, Manifest, sidecar
 from archivestream.sources import LocalSource
 
-from .compressed import GZIP_LIMIT, GZIP_ROOM, TAR, gzip_of
+from .compressed import GZIP, TAR, gzip_of
 from .subjects import ANYTHING, Field, Found, Loose, Part, Subject, archive, named
 
 __all__ = ["KINDS"]
@@ -163,7 +163,7 @@ KINDS: dict[str, Callable[[Path], Subject]] = {
     "asidx, tar.zst": index_of(as_frames(TAR, 900)),
     "asidx, segments": index_of(SEGMENTED),
     "asidx, zst": index_of(zst_of(text(900))),
-    "asidx, tar.gz": index_of(gzip_of(TAR), room=GZIP_ROOM, limit=GZIP_LIMIT),
+    "asidx, tar.gz": index_of(gzip_of(TAR), **GZIP),
     "asidx, tfrecord": index_of(recordmaker.records([b"one", b"", b"three"])),
     "asidx.part": partial,
     "manifest": manifest,

@@ -104,6 +104,8 @@ class Subject:
         What other software makes of damaged bytes: what is found may be just that, where no checksum protects it.
     limit : int
         Most bytes that the cases may take in all; the heap keeps some of what windows of 8 MiB took.
+    kept : int
+        Bytes that each case may leave behind, on top of that.
     room : int
         Address space that they can have, so that a single one that is out of proportion fails.
     """
@@ -122,6 +124,7 @@ class Subject:
     windows: Sequence[tuple[int, int]] | None = None  # where each place is taken for a number; default: everywhere
     numbered: bool = False  # names are numbers: those of the members that are left begin at 0 again
     limit: int = 96 << 20
+    kept: int = 0
     room: int = 512 << 20
 
     def may_change(self, begin: int, end: int) -> set[str]:

@@ -79,11 +79,11 @@ class Report:
 
     def show(self) -> None:
         """Print the table: an operation under a fault, over all kinds of archives."""
-        print(f"{'operation':34}{'fault':26}{'points':>9}{'struck':>9}{'survived':>10}")
+        print(f"{'operation':36}{'fault':26}{'points':>9}{'struck':>9}{'survived':>10}")
         for (what, fault), row in self.rows.items():
-            print(f"{what:34}{fault:26}{row.tried:9}{row.hits:9}{row.tried - len(row.failures):10}")
+            print(f"{what:36}{fault:26}{row.tried:9}{row.hits:9}{row.tried - len(row.failures):10}")
         tried = sum(row.tried for row in self.rows.values())
         hits = sum(row.hits for row in self.rows.values())
-        print(f"{'all':60}{tried:9}{hits:9}{tried - len(self.failures):10}   {time.monotonic() - self._begun:.0f} s")
+        print(f"{'all':62}{tried:9}{hits:9}{tried - len(self.failures):10}   {time.monotonic() - self._begun:.0f} s")
         for failure in self.failures:
             print(f"\n{failure}", file=sys.stderr)

@@ -29,6 +29,7 @@ static char folder[4096];  // only calls on files in there count
 
 static struct range { uintptr_t begin, end; } ours[128], theirs[16];
 static int n_ours, n_theirs;
+static int no_unnamed;  // whether the file systems have no files without a name
 static __thread int inside;  // of this file
 
 static int strike(int group) {
@@ -58,6 +59,17 @@ static int on_file(int fd, int group) {
   if (size < 0) return 0;
   path[size] = 0;
   return is_below(path);
+}
+
+// Whether a name counts, which may begin at a folder that is open.
+static int is_name_below(int at, const char *path) {
+  char link[32], whole[2 * sizeof folder];
+  if (path[0] == '/' || at == AT_FDCWD) return is_below(path);
+  snprintf(link, sizeof link, "/proc/self/fd/%d", at);
+  const ssize_t size = readlink(link, whole, sizeof folder - 1);
+  if (size < 0) return 0;
+  snprintf(whole + size, sizeof whole - size, "/%s", path);
+  return is_below(whole);
 }
 
 static void after(int what) {
@@ -124,7 +136,8 @@ WHOLE(int, posix_fallocate, ROOM, on_file(fd, ROOM), what, (int fd, off_t at, of
 WHOLE(int, posix_fallocate64, ROOM, on_file(fd, ROOM), what, (int fd, off64_t at, off64_t size), (fd, at, size))
 WHOLE(int, rename, NAME, is_below(to), -1, (const char *from, const char *to), (from, to))
 WHOLE(int, link, NAME, is_below(to), -1, (const char *from, const char *to), (from, to))
-WHOLE(int, linkat, NAME, is_below(to), -1, (int a, const char *from, int b, const char *to, int flags), (a, from, b, to, flags))
+WHOLE(int, linkat, NAME, is_name_below(b, to), -1, (int a, const char *from, int b, const char *to, int flags), (a, from, b, to, flags))
+WHOLE(int, renameat, NAME, is_name_below(b, to), -1, (int a, const char *from, int b, const char *to), (a, from, b, to))
 WHOLE(int, mkdir, NAME, is_below(path), -1, (const char *path, mode_t mode), (path, mode))
 WHOLE(void *, mmap, MAP, on_file(fd, MAP), MAP_FAILED,
       (void *at, size_t size, int may, int flags, int fd, off_t offset), (at, size, may, flags, fd, offset))
@@ -142,23 +155,26 @@ int close(int fd) {  // which closes, whatever it says
   return result;
 }
 
-#define OPENING(name, parameters, ...) \
+#define OPENING(name, at, parameters, ...) \
   int name parameters { \
     REAL(name); \
     va_list more; \
     va_start(more, flags); \
-    const mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, mode_t) : 0; \
+    const int unnamed = (flags & O_TMPFILE) == O_TMPFILE; \
+    const mode_t mode = flags & O_CREAT || unnamed ? va_arg(more, mode_t) : 0; \
     va_end(more); \
-    const int what = is_below(path) ? strike(OPEN) : 0; \
+    const int counts = is_name_below(at, path); \
+    const int what = counts ? strike(OPEN) : 0; \
     FAIL(what, -1); \
+    if (counts && no_unnamed && unnamed) return errno = EOPNOTSUPP, -1; \
     const int result = real(__VA_ARGS__, mode); \
     after(what); \
     return result; \
   }
-OPENING(open, (const char *path, int flags, ...), path, flags)
-OPENING(open64, (const char *path, int flags, ...), path, flags)
-OPENING(openat, (int at, const char *path, int flags, ...), at, path, flags)
-OPENING(openat64, (int at, const char *path, int flags, ...), at, path, flags)
+OPENING(open, AT_FDCWD, (const char *path, int flags, ...), path, flags)
+OPENING(open64, AT_FDCWD, (const char *path, int flags, ...), path, flags)
+OPENING(openat, at, (int at, const char *path, int flags, ...), at, path, flags)
+OPENING(openat64, at, (int at, const char *path, int flags, ...), at, path, flags)
 
 // Allocations: those that our modules ask for, by themselves or through the C++ runtime and Python.
 
@@ -227,6 +243,8 @@ void faults_arm(int groups, long from, long to, int what, const char *below, voi
   atomic_store(&struck, 0);
   atomic_store(&armed, groups);
 }
+
+void faults_name_all(int yes) { no_unnamed = yes; }
 
 void faults_disarm(long *calls, long *hits) {
   atomic_store(&armed, 0);

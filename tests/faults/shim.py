@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Calls", "Count", "Fault", "armed", "begin_anew", "why_not"]
+__all__ = ["Calls", "Count", "Fault", "all_named", "armed", "begin_anew", "why_not"]
 
 
 class Calls(enum.IntFlag):
@@ -101,6 +101,17 @@ def armed(
     finally:
         shim.faults_disarm(ctypes.byref(calls), ctypes.byref(hits))
         count.calls, count.hits = calls.value, hits.value
+
+
+@contextmanager
+def all_named() -> Iterator[None]:
+    """Have the file systems know no files without a name, below the folder of the faults."""
+    shim = ctypes.CDLL(None)
+    shim.faults_name_all(1)
+    try:
+        yield
+    finally:
+        shim.faults_name_all(0)
 
 
 def why_not() -> str | None:
