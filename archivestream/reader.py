@@ -544,27 +544,10 @@ class MemberReader:
         *,
         verify: bool = False,
     ) -> None:
-        """Do what is left of a native call, and see whether the files are still those that were indexed."""
-        self._settle(failures, fetched, place, errors, verify=verify)
-        if self._watch is None or self._watch.changed(members) < 0:
-            return
-        for position, member in enumerate(members.tolist()):
-            if self._watch.changed_one(member) >= 0:
-                error = self._changed(member)
-                if errors is None:
-                    raise error
-                errors.setdefault(position, error)
+        """Decode what native code leaves to Python, and see whether the files are still those that were indexed.
 
-    def _settle(
-        self,
-        failures: Sequence[_Failure],
-        fetched: _Fetched | None,
-        place: Callable[[int, bytes], object],
-        errors: dict[int, Exception] | None = None,
-        *,
-        verify: bool = False,
-    ) -> None:
-        """Decode what native code leaves to Python; raise for the first bad member, or collect them all."""
+        Raises for the first bad member, or collects them all.
+        """
         for position, member, status, error in failures:
             try:
                 if fetched is not None and position in fetched.errors:
@@ -581,6 +564,14 @@ class MemberReader:
                 if errors is None:
                     raise
                 errors[position] = without_frames(bad)
+        if self._watch is None or self._watch.changed(members) < 0:
+            return
+        for position, member in enumerate(members.tolist()):
+            if self._watch.changed_one(member) >= 0:
+                changed = self._changed(member)
+                if errors is None:
+                    raise changed
+                errors.setdefault(position, changed)
 
     def _fall_back(self, member: int, fetched: memoryview | None, verify: bool) -> bytes:
         if self.layout(member) != Layout.ENTRIES:  # a sparse member

@@ -109,3 +109,33 @@ def test_a_saved_index_that_says_it_decodes_to_much(tmp_path: Path, blocks: int)
     with pytest.raises(CorruptArchiveError, match="saved index"):
         archivestream.open(path, index="require")[0]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * MIB
+
+
+CLOSED_BY_ANOTHER = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+from archivestream.formats.gzip import read_index
+from archivestream.limits import Limits
+from archivestream.sources import LocalSource
+
+def work():
+    global source
+    options = {"strict": False, "metadata_encoding": None, "threads": 1, "progress": None}
+    _, source, _ = read_index(LocalSource(sys.argv[2]), limits=Limits(), **options)
+    source.read_at(0, 10)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+source.close()
+print(threading.active_count())
+"""
+
+
+def test_no_thread_is_begun_to_close(tmp_path: Path) -> None:
+    """There may be no memory for one."""
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress(b"plain" * 1000))
+    command = [sys.executable, "-c", CLOSED_BY_ANOTHER, str(Path(archivestream.__file__).parents[1]), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("1\n", "")

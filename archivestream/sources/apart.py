@@ -13,7 +13,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["call_apart", "post_apart"]
+__all__ = ["call_apart", "end_apart"]
 
 T = TypeVar("T")
 
@@ -92,12 +92,18 @@ def call_apart(before: Callable[[], object], function: Callable[..., T], *argume
     return value
 
 
-def post_apart(function: Callable[[], object]) -> None:
-    """Have a function called where no signal handler runs, without waiting for it: what it raises is lost."""
+def end_apart(function: Callable[[], object], *, wait: bool) -> None:
+    """Have a function called as `call_apart` does, to end something: no thread is begun for that.
+
+    Finalizers do not wait, as `Ctrl-C` is lost in them: what the function raises is lost, too, in another thread.
+    """
     if _queue is None or threading.current_thread() is not threading.main_thread():
         function()
-    else:
-        _queue.put(_Call(function, ()))
+        return
+    call = _Call(function, ())
+    _queue.put(call)
+    if wait:
+        call.done.acquire()
 
 
 def _work(queue: SimpleQueue[_Call]) -> None:

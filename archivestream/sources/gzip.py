@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from archivestream._native.codecs import crc32
 from archivestream.errors import CorruptArchiveError
 from archivestream.sources.address_space import is_limited, take_room
-from archivestream.sources.apart import call_apart, post_apart
+from archivestream.sources.apart import call_apart, end_apart
 from archivestream.sources.base import Source
 from archivestream.sources.local import LocalSource
 
@@ -155,20 +155,12 @@ class GzipDecoder:
         """The CRC-32 of the file, where all of it has gone through one thread."""
         return self._file.crc32 if self._file.checked == self._file.size else None
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """End its threads; or have the call end them that is under way, for want of the file."""
-        if self._is_free():
-            call_apart(self._check_room, self._end_unwanted)
-
-    def forget(self) -> None:
-        """Close it without waiting, for finalizers, in which `Ctrl-C` is lost."""
-        if self._is_free():
-            post_apart(self._end_unwanted)
-
-    def _is_free(self) -> bool:
         self._is_unwanted = True
         self._file.let_go()
-        return not self._use.locked()
+        if not self._use.locked():
+            end_apart(self._end_unwanted, wait=wait)
 
     def close_at_exit(self, end: float) -> None:
         """Close it, once nobody decodes with it; or not at all, if that takes longer than until `end`."""
@@ -191,7 +183,7 @@ class GzipDecoder:
 
     def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         if _is_over:  # no more threads can be begun
-            raise self._interpreter_exits()
+            raise self._refusal()
         result: T = call_apart(self._check_room, self._call_here, function, *arguments)
         return result
 
@@ -200,10 +192,10 @@ class GzipDecoder:
         # where they come through another thread.
         self._check_room()
         if not self._use.acquire(blocking=False):
-            raise self._interpreter_exits() if _is_over else RuntimeError(f"{self._name}: its decoder is closed")
+            raise self._refusal()
         try:
             if _is_over:  # who closes it says that it is over first, and then looks
-                raise self._interpreter_exits()
+                raise self._refusal()
             return self._translated(function, *arguments)
         finally:
             self._use.release()
@@ -216,15 +208,16 @@ class GzipDecoder:
             raise
         except Exception as error:
             if self._is_unwanted:  # and whoever called has been interrupted, or the interpreter exits
-                raise self._interpreter_exits() from None
+                raise self._refusal() from None
             if self._file.error is not None:
                 raise self._file.error from None
             if os.strerror(errno.EAGAIN) in str(error):  # std::system_error: no thread can be started
                 raise OSError(errno.EAGAIN, f"rapidgzip has no threads: {error}", self._name) from error
             raise CorruptArchiveError(f"its gzip data cannot be decoded: {error}", archive=self._name) from error
 
-    def _interpreter_exits(self) -> RuntimeError:
-        return RuntimeError(f"{self._name}: gzip cannot be read any more: the interpreter exits")
+    def _refusal(self) -> RuntimeError:
+        why = "the interpreter exits" if _is_over else "its decoder is closed"
+        return RuntimeError(f"{self._name}: gzip cannot be read any more: {why}")
 
 
 _living: weakref.WeakValueDictionary[int, GzipDecoder] = weakref.WeakValueDictionary()
@@ -355,21 +348,12 @@ class _Decoders:
             raise
         return decoder
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Close those that nobody uses, and the others when they are given back."""
-        for decoder in self._take_free():
-            decoder.close()
-
-    def forget(self) -> None:
-        """Close them without waiting: see `GzipDecoder.forget`."""
-        for decoder in self._take_free():
-            decoder.forget()
-
-    def _take_free(self) -> Iterator[GzipDecoder]:
         self._closed = True
         for free in list(self._free.values()):  # those of the process that this one was forked from have no threads
             while free:
-                yield free.pop()
+                free.pop().close(wait=wait)
 
 
 class GzipSource(Source):
@@ -397,7 +381,7 @@ class GzipSource(Source):
         self._index = memoryview(index).cast("B") if len(index) else memoryview(b"")
         self._end = base.size if end is None else end
         self._decoders = _Decoders(base, size, self._index, self._end)
-        weakref.finalize(self, self._decoders.forget)  # when it is forgotten, and before Python ends
+        weakref.finalize(self, self._decoders.close, wait=False)  # when it is forgotten, and before Python ends
 
     def readinto_at(self, offset: int, buffer: memoryview) -> int:
         """Decode from a place; return how many bytes there were.
