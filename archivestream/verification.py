@@ -60,11 +60,10 @@ def verify(reader: MemberReader, ids: MemberIds, progress: Callable[[int, int], 
         limit = (int(ends[begin - 1]) if begin else 0) + _BATCH_BYTES
         end = max(begin + 1, int(np.searchsorted(ends, limit, side="right")))
         end = min(end, begin + _BATCH_MEMBERS)
-        member = int(ids[begin])
-        if sizes[begin] > _BATCH_BYTES and not _is_cut(reader, member):
-            errors = _verify_large(reader, member)
-        else:
+        if sizes[begin] <= _BATCH_BYTES:
             errors = reader.check(ids[begin:end])
+        else:
+            errors = _verify_large(reader, int(ids[begin]))
         report.errors += [error for _, error in sorted(errors.items())]
         begin = end
         if progress is not None:
@@ -74,16 +73,16 @@ def verify(reader: MemberReader, ids: MemberIds, progress: Callable[[int, int], 
     return report
 
 
-def _is_cut(reader: MemberReader, member: int) -> bool:
-    """Whether a member is cut into blocks, or sparse: verifying it takes no more memory than pieces do."""
-    cut = int(reader.index["flags"][member]) & (MemberFlag.SEGMENTED_BIT | MemberFlag.SPARSE_BIT)
-    return bool(cut) or reader.layout(member) == Layout.BLOCKS
-
-
 def _verify_large(reader: MemberReader, member: int) -> dict[int, Exception]:
-    """Verify a member piece by piece, in bounded memory, if its codec goes by pieces."""
-    if reader.index["codec"][member] == Codec.LZ4:
-        return reader.check(np.array([member], np.int64))
+    """Verify a member in bounded memory: what it is cut into, on all threads, or piece by piece, on this one."""
+    flags = int(reader.index["flags"][member])
+    is_segmented = bool(flags & MemberFlag.SEGMENTED_BIT)
+    in_blocks = reader.layout(member) == Layout.BLOCKS or bool(flags & MemberFlag.SPARSE_BIT)
+    if is_segmented or in_blocks or reader.index["codec"][member] == Codec.LZ4:
+        errors = reader.check(np.array([member], np.int64))
+        if not errors or not is_segmented:
+            return errors
+        # It may be only how it is cut that is wrong, and the stream, which all others read, as it should be.
     try:
         with open_member(reader, member, verify=True) as contents:
             while contents.read(1 << 20):

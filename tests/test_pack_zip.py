@@ -262,6 +262,69 @@ def test_segments_too_large_to_be_decoded_alone_are_passed_over(segment_size: in
     assert (found is not None) is fits
 
 
+@pytest.mark.parametrize(
+    "cut",
+    [
+        (4096, [10, -10, 0]),
+        (4096, [0, -1, 1]),
+        (4096, [0, 1, -1]),
+        (4000, [0, 0, 0]),  # as many segments as of 4096
+        (3400, [0, 0, 0]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_segments_cut_elsewhere_than_is_said(cut: tuple[int, list[int]], threads: int, tmp_path: Path) -> None:
+    """Nothing that other readers look at is wrong, so that the member is the stream that it is for them."""
+    data = text(10_000)
+    segments = [deflate(data[:4096], 6, False), deflate(data[4096:8192], 6, False), deflate(data[8192:], 6)]
+    sizes = [len(segment) + more for segment, more in zip(segments, cut[1], strict=True)]
+    field = zip_segments.field_of(cut[0], sizes)
+    damaged = b"".join(segments[:2]) + segments[2][::-1]
+    entries = [
+        zipmaker.Entry(b"a", data, zipmaker.DEFLATE, b"".join(segments), extra=field),
+        zipmaker.Entry(b"as it was", data, zipmaker.DEFLATE, extra=b""),
+        zipmaker.Entry(b"damaged", data, zipmaker.DEFLATE, damaged, extra=field),
+        zipmaker.Entry(b"b", data, zipmaker.DEFLATE, b"".join(segments), extra=field),
+    ]
+    (tmp_path / "a.zip").write_bytes(zipmaker.make(*entries))
+    with archivestream.open(tmp_path / "a.zip", threads=threads) as archive:
+        assert archive._shared.reader.index["flags"].tolist() == [0x800, 0, 0x800, 0x800]
+        assert archive["a"] == archive["b"] == archive.read("a") == data
+        assert archive.read_many(["b", "as it was", "a"]) == [data] * 3
+        out = np.empty(3 * 10_000, np.uint8)
+        assert archive.read_batch([3, 0, 1], out=out).data.tobytes() == data * 3
+        assert archive.submit(["a", "b"]).result().data.tobytes() == data * 2
+        assert [error.member for error in archive.verify().errors] == ["damaged"]
+        errors: dict[int, Exception] = {}
+        assert archive.read_many([0, 2, 3, 2], errors=errors) == [data, None, data, None]
+        assert sorted(errors) == [1, 3]
+        with pytest.raises(archivestream.CorruptArchiveError, match="damaged"):
+            archive["damaged"]
+
+
+def test_memory_is_bounded_where_a_large_member_is_cut_elsewhere(tmp_path: Path) -> None:
+    """It is verified segment by segment, and then as a stream, of which only a part is in memory."""
+    size = 100 << 20
+    (path,) = pack({"a": bytes(size)}, tmp_path / "a.zip", method="deflate", segment_size=8 << 20)
+    data = bytearray(path.read_bytes())
+    sizes = data.rindex(b"AS") + 13
+    first, second = struct.unpack_from("<2L", data, sizes)
+    struct.pack_into("<2L", data, sizes, first + 1, second - 1)
+    path.write_bytes(data)
+    program = (
+        "import archivestream, sys\n"
+        "peak = lambda: [int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')][0]\n"
+        "with archivestream.open(sys.argv[1], threads=1) as archive:\n"
+        "    before = peak()\n"
+        "    assert archive.verify().ok\n"
+        "    print(peak() - before)\n"
+        f"    assert archive['a'] == bytes({size})\n"
+    )
+    taken = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True).stdout
+    assert int(taken) < 40 << 10  # KiB
+
+
 def test_fields_that_do_not_fit_are_passed_over() -> None:
     data = text(10_000)
     segments = [deflate(data[:4096], 6, False), deflate(data[4096:8192], 6, False), deflate(data[8192:], 6)]

@@ -5,7 +5,7 @@ No I/O, as for `archivestream._native.plan`. Nothing here needs the interpreter.
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from libcpp.algorithm cimport sort
@@ -13,9 +13,12 @@ from libcpp.pair cimport pair
 
 from archivestream._native.checksums cimport combine_checksums, has_checksum
 from archivestream._native.codecs cimport (
-    BAD_CHECKSUM, BAD_INDEX, IN_PIECES, NOT_FETCHED, NOT_RUN, NO_MEMORY, OK)
+    BAD_CHECKSUM, BAD_INDEX, IN_PIECES, NOT_FETCHED, NOT_RUN, NO_MEMORY, OK, READ_FAILED)
 from archivestream._native.columns cimport ENTRIES
-from archivestream._native.plan cimport BlockTable, Columns, Piece, Task
+from archivestream._native.plan cimport BlockTable, Columns, Piece, Task, locate
+
+cdef enum:
+    LARGEST_UNKEPT = 64 << 20   # bytes of a member with no target that memory is taken for
 
 # Block, then the piece in it.
 ctypedef pair[uint64_t, uint32_t] BlockOrder
@@ -188,7 +191,7 @@ cdef void reset_pieces(Plan *plan) noexcept nogil:
 
 
 cdef void settle_pieces(Plan *plan) noexcept nogil:
-    """Put together what became of each member, once all blocks are done."""
+    """Put together what became of each member, once all blocks are done; some are NOT_RUN again: see `settle`."""
     cdef Piece *piece
     cdef Task *task
     cdef size_t i
@@ -196,8 +199,7 @@ cdef void settle_pieces(Plan *plan) noexcept nogil:
         piece = &plan.pieces[i]
         task = &plan.tasks[piece.task]
         if piece.status != OK and task.status == IN_PIECES:
-            task.status = piece.status
-            task.error = piece.error
+            settle(plan, task, piece.status, piece.error)
         if plan.verify and has_checksum(plan.columns, task.source, task.block):
             # In the order of the blocks, so in that of the member.
             task.crc32 = combine_checksums(plan.columns, task.block, task.crc32, piece.crc32, piece.size)
@@ -205,10 +207,29 @@ cdef void settle_pieces(Plan *plan) noexcept nogil:
         task = &plan.tasks[i]
         if task.status != IN_PIECES:
             continue
-        task.status = OK
         if (
             plan.verify
             and has_checksum(plan.columns, task.source, task.block)
             and task.crc32 != plan.columns.crc32[task.block]
         ):
-            task.status = BAD_CHECKSUM
+            settle(plan, task, BAD_CHECKSUM, 0)
+        else:
+            task.status = OK
+
+
+cdef void settle(Plan *plan, Task *task, Status status, int32_t error) noexcept nogil:
+    """Say of a member what is wrong, unless it may be only how it was cut: then it is read as one stream, NOT_RUN yet.
+
+    Where the segments of a member lie is said by an extra field that no other reader looks at, and so nobody notices
+    that it is wrong.
+    """
+    task.status = status
+    task.error = error
+    if (
+        status != READ_FAILED
+        and status != NO_MEMORY
+        and plan.columns.sources[task.source].layout == ENTRIES
+        and (task.target != NULL or plan.columns.size[task.block] <= LARGEST_UNKEPT)
+    ):
+        task.status = NOT_RUN
+        locate(plan.columns, task, True)

@@ -55,6 +55,7 @@ cdef class Work:
     cdef void release_blocks(self) noexcept
     cdef int finish(self) except -1
     cdef int ask_threads(self, size_t items, size_t helpers) except -1
+    cdef int read_as_streams(self) except -1
     cdef int work_along(self) except -1
     cdef int begin_anew(self) except -1
     cdef bint is_idle(self)

@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libcpp cimport bool as cpp_bool
 
+from archivestream._native.blocks cimport run_single
 from archivestream._native.codecs cimport NOT_FETCHED, NOT_RUN, NO_MEMORY, OK, Status
 from archivestream._native.pieces cimport fail_block, make_pieces, reset_pieces, settle_pieces
 from archivestream._native.plan cimport BlockTable, BlockTask, locate, make_groups
@@ -243,7 +244,23 @@ cdef class Work:
                 self.leave()
             raise
         settle_pieces(&self.plan)
+        self.read_as_streams()
         self.finished = True
+        return 0
+
+    cdef int read_as_streams(self) except -1:
+        """Read what `settle_pieces` left to be read as streams. Raises what a signal handler raises.
+
+        One after the other: such members are few, or the archive is damaged.
+        """
+        cdef Plan plan = self.plan
+        cdef size_t i
+        plan.consume = NULL     # what was in pieces has a target, and goes to the consumer from there
+        for i in range(plan.n):
+            if plan.tasks[i].status == NOT_RUN:
+                with nogil:
+                    run_single(&plan, &plan.tasks[i])
+                PyErr_CheckSignals()
         return 0
 
     cdef int work_along(self) except -1:

@@ -65,11 +65,11 @@ def fields_of_extra(data: bytes, at: int, end: int) -> Iterator[Field]:
         at += 4 + size
 
 
-def subject_of(data: bytes, folder: Path, agree: bool = True) -> Subject:
+def subject_of(data: bytes, folder: Path) -> Subject:
     at = data.find(PATH, data.find(b"PK\1\2"))
     # The checksum in a Unicode path is that of the other name; the path itself has none.
     loose = [Loose(at, at + len(PATH), frozenset({NAMES}))] if at >= 0 else []
-    return Subject(data, ArchiveReader(folder / "archive", agree=agree), list(fields_of(data)), loose)
+    return Subject(data, ArchiveReader(folder / "archive"), list(fields_of(data)), loose)
 
 
 def made(archive: Zip) -> Callable[[Path], Subject]:
@@ -86,8 +86,7 @@ def packed(**options: object) -> Callable[[Path], Subject]:
             source = [(data, {"label": i}) for i, (_, data) in enumerate(source)]  # type: ignore[misc]
         chosen = {key: value for key, value in options.items() if key != "metadata"}
         archivestream.pack(source, folder / "made.zip", **chosen)  # type: ignore[arg-type]
-        # A file object, and strict mode, do not look at the table of segments, but decode the stream as one.
-        return subject_of((folder / "made.zip").read_bytes(), folder, agree="segment_size" not in options)
+        return subject_of((folder / "made.zip").read_bytes(), folder)
 
     return make
 
