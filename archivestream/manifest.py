@@ -132,7 +132,7 @@ class NamedDataset:
         files: dict[str, Path] = {}
         for path in [paths] if isinstance(paths, str) else paths:
             try:
-                found = expand(os.path.join(folder, path))
+                found = expand(path, str(folder))
             except ValueError as error:
                 raise self._error(str(error)) from error
             for file in map(Path, map(find_table, found)):  # braces can make a `..`, too

@@ -19,13 +19,14 @@ __all__ = ["Numbered", "braces", "expand", "has_number", "numbered"]
 _MOST = 1_000_000
 _MOST_CHARACTERS = 1 << 28  # of all paths together
 _DEEPEST = 16
+_MOST_DEPTHS = 4
 # Names have no more digits; with more, a pattern of a few bytes would stand for gigabytes.
 _RANGE = re.compile(r"-?\d{1,18}\.\.-?\d{1,18}")
 _NUMBER = re.compile(r"\{(?::0?(?P<braced>\d{0,2})d?)?\}|%0?(?P<percent>\d{0,2})d")
 
 
-def expand(path: str) -> list[str]:
-    """List the files that a path stands for.
+def expand(path: str, folder: str = "") -> list[str]:
+    """List the files that a path stands for, which is below a folder, if one is given, whose name is no pattern.
 
     A file of exactly that name is it. Else ``{a,b}`` and ``{000..127}`` are expanded, in order, as the shell does;
     then ``*``, ``?`` and ``[…]``, sorted by name, with ``**`` for any depth of folders. No pattern fits a saved index.
@@ -36,24 +37,32 @@ def expand(path: str) -> list[str]:
     FileNotFoundError
         If a pattern fits no file. (A plain path is returned as it is, there or not.)
     ValueError
-        As `braces`.
+        As `braces`; or if a pattern has more than four ``**``, for each of which all folders are gone through.
     """
-    if os.path.exists(path) or not (re.search(r"[{*?\[]", path) or _NUMBER.search(path)):
-        return [path]
+    whole = os.path.join(folder, path)
+    if os.path.exists(whole) or not (glob.has_magic(path) or "{" in path or has_number(path)):
+        return [whole]
     found: list[str] = []
     for one in braces(path):
         shards = numbered(one)
-        if os.path.exists(one) or (shards is None and not glob.has_magic(one)):
-            found.append(one)
-            continue
-        if shards is not None:
-            found += _whole_set(one, shards)
-            continue
-        matches = sorted(match for match in glob.glob(one, recursive=True) if not match.endswith(SUFFIXES))
-        if not matches:
-            raise FileNotFoundError(errno.ENOENT, "no file fits the pattern", path)
-        found += matches
+        if os.path.exists(os.path.join(folder, one)) or (shards is None and not glob.has_magic(one)):
+            found.append(os.path.join(folder, one))
+        elif shards is not None:
+            found += _whole_set(whole, shards._replace(before=os.path.join(folder, shards.before)))
+        else:
+            matches = _matches(one, folder)
+            if not matches:
+                raise FileNotFoundError(errno.ENOENT, "no file fits the pattern", whole)
+            found += matches
     return found
+
+
+def _matches(pattern: str, folder: str) -> list[str]:
+    pattern = re.sub(r"(?:(?<=/)|^)(?:\*\*/+)+(?=\*\*/)", "", pattern)  # "**/**/" is "**/", which takes less time
+    if pattern.split("/").count("**") > _MOST_DEPTHS:
+        raise ValueError(f"{pattern}: there are more than {_MOST_DEPTHS} ** in it")
+    found = set(glob.iglob(pattern, root_dir=folder or None, recursive=True))
+    return sorted(os.path.join(folder, match) for match in found if not match.endswith(SUFFIXES))
 
 
 def braces(pattern: str) -> list[str]:

@@ -117,3 +117,22 @@ def test_time_and_memory_are_in_proportion(pattern: str) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (30, 30)),
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n" if ",b" in pattern else "1\n", "")
+
+
+def test_depths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any number of folders, each once; a pattern that goes through them again and again is none."""
+    files = [f"{'a/' * i}{i}.zip" for i in range(20)]
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    for one in (str(tmp_path), "."):
+        monkeypatch.chdir(tmp_path)
+        for pattern in ("**/*.zip", "**/" * 50 + "*.zip", "**/**/[0-9]*.zip"):
+            expected = sorted(os.path.join(one, file) for file in files)
+            assert expand(os.path.join(one, pattern)) == expected
+            assert expand(pattern, one) == expected
+    found = expand("**/**", str(tmp_path))
+    assert [one for one in found if os.path.isfile(one)] == sorted(f"{tmp_path}/{file}" for file in files)
+    assert len(expand("**/a/**/a/*.zip", str(tmp_path))) == 18
+    with pytest.raises(ValueError, match=r"more than 4 \*\*"):
+        expand("**/a/" * 5 + "*.zip", str(tmp_path))
