@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import archivestream
-from archivestream import ArchiveWarning, CorruptArchiveError, Limits, UnsupportedFeatureError, pack
+from archivestream import ArchiveWarning, CorruptArchiveError, Limits, UnsupportedFeatureError, pack, repack
 
 pyarrow = pytest.importorskip("pyarrow")
 
@@ -174,7 +174,18 @@ def test_metadata_that_are_not_the_last_member(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
         archive.writestr("more", b"1")
     with pytest.warns(ArchiveWarning, match="not its last member any more"):
-        assert archivestream.open(tmp_path / "a.zip").metadata is None
+        appended = archivestream.open(tmp_path / "a.zip")
+    assert appended.metadata is None
+    with pytest.warns(ArchiveWarning, match="is left out"):
+        pack(appended, tmp_path / "packed.zip")
+    with pytest.warns(ArchiveWarning) as caught:
+        repack(tmp_path / "a.zip", tmp_path / "repacked.tar")
+    assert ["not its last" in str(one.message) for one in caught] == [True, False]
+    for name in ("packed.zip", "repacked.tar"):
+        with archivestream.open(tmp_path / name) as archive:
+            assert archive.metadata is None
+            assert list(archive.names) == [name for name in appended.names if not name.startswith("__")]
+            assert [*archive] == appended.read_many(archive.names)
 
 
 def test_masked_arrays_are_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import stat
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, cast
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from archivestream._native.files import open_file, read_files
 from archivestream.archive import Archive
-from archivestream.errors import SourceError, UnsupportedFeatureError
+from archivestream.errors import ArchiveWarning, SourceError, UnsupportedFeatureError
 from archivestream.members import Member
 from archivestream.reader import empty_bytes
 from archivestream.tables import KEY, MEMBER
@@ -117,8 +118,7 @@ class Entry(NamedTuple):
 def find_outside(source: Source) -> Iterator[Entry] | None:
     """List what lies in archives and files, or return None where the source is samples."""
     if isinstance(source, Archive):
-        table = source.metadata
-        return (_archived(source, source.info(i), table) for i in range(len(source)))
+        return _all_of(source)
     if isinstance(source, str | os.PathLike):
         return _walk(os.fsencode(source), b"") if os.path.isdir(source) else _named(source)
     if isinstance(source, bytes | bytearray | memoryview | np.ndarray) or not isinstance(source, Iterable):
@@ -253,6 +253,20 @@ def _entry_at(name: str, path: bytes, status: os.stat_result) -> Entry:
     raise UnsupportedFeatureError(
         "it is no file, no folder and no symbolic link, and cannot be packed", archive=os.fsdecode(path)
     )
+
+
+def _all_of(archive: Archive) -> Iterator[Entry]:
+    table = archive.metadata
+    for i in range(len(archive)):
+        member = archive.info(i)
+        if member.name != MEMBER:
+            yield _archived(archive, member, table)
+            continue
+        warnings.warn(
+            f"{member.archive}: {MEMBER!r} is left out: its metadata are of fewer members than there are, and not used",
+            ArchiveWarning,
+            stacklevel=2,
+        )
 
 
 def _archived(archive: Archive, member: Member, table: Any) -> Entry:
