@@ -317,9 +317,9 @@ class Staged(Iterator[Assembled]):
             result.batch = self._transfer.offer(result.batch)
         return result
 
-    def close(self) -> None:
-        """Call off what is not delivered."""
-        self._results.close()
+    def close(self, *, wait: bool = True) -> None:
+        """Call off what is not delivered; see `Prefetcher.close`."""
+        self._results.close(wait=wait)
         self._staged.clear()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,6 +29,14 @@ class Delivered:
     samples: int = 0  # of the order of this rank, with those that were skipped
     finished: bool = False
     stuck: bool = False
+
+
+class Release(Protocol):
+    """Ends the threads of an iteration, if they are its own."""
+
+    def __call__(self, workers: Workers | None, *, wait: bool, stuck: bool) -> object:
+        """Do so, and `wait` for that; they may be `stuck` in what does not end."""
+        ...
 
 
 class Iteration(Iterator[Any]):
@@ -53,8 +62,8 @@ class Iteration(Iterator[Any]):
         Leave out what does not fill a batch.
     shared : bool
         Whether other ranks make as many steps.
-    release : callable
-        Called once it has ended.
+    release : Release
+        Called with `workers` once it has ended.
     """
 
     _closed = True  # until it has begun
@@ -71,7 +80,7 @@ class Iteration(Iterator[Any]):
         delivered: Delivered,
         drop_last: bool,
         shared: bool,
-        release: Callable[[], object],
+        release: Release,
     ) -> None:
         self._results = results
         self._assembler = assembler
@@ -179,8 +188,11 @@ class Iteration(Iterator[Any]):
         if self._archive.cache is not None:
             stats.cache = self._archive.cache.stats
 
-    def close(self) -> None:
-        """End the iteration: nothing more is made, and the threads end, unless they are kept for the next one."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the iteration: nothing more is made, and the threads end, unless they are kept for the next one.
+
+        The collector of reference cycles does not `wait` for what they are doing: see `Prefetcher.close`.
+        """
         if self._closed:
             return
         self._closed = True
@@ -188,10 +200,11 @@ class Iteration(Iterator[Any]):
             self.count()
         finally:  # whatever is raised, as by Ctrl-C, the threads end
             try:
-                self._results.close()
+                self._results.close(wait=wait)
             finally:
                 self._carried.clear()
-                self._release()
+                self._release(self._workers, wait=wait, stuck=self._delivered.stuck)
 
     def __del__(self) -> None:
-        self.close()
+        # CPython's collector marks what it finalizes before it calls this, and whoever drops the last reference after.
+        self.close(wait=not gc.is_finalized(self))

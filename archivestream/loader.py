@@ -236,6 +236,7 @@ class ArchiveLoader:
         self._iteration: weakref.ref[Iteration] | None = None
         self._delivered: Delivered | None = None
         self._workers: Workers | None = None
+        self._leaving: list[Workers] = []  # which nobody has waited for yet: see `Prefetcher.close`
         self._transfer: Transfer | None = None
         self._process = os.getpid()
         self._begin_transfer()
@@ -331,7 +332,9 @@ class ArchiveLoader:
     def close(self) -> None:
         """End the iteration, and its threads, and give back the memory that is kept for a device."""
         self._end()
-        self._stop()
+        workers, self._workers = self._workers, None
+        if workers is not None:
+            workers.stop()
         self._stats = self.stats
         transfer = self._give_up_transfer()
         if transfer is not None:
@@ -414,20 +417,23 @@ class ArchiveLoader:
         return lambda: HostMemory(finished)
 
     def _end(self) -> None:
+        """End the iteration under way, and wait for the threads of those that were collected."""
         iteration = self._iteration() if self._iteration is not None else None
         if iteration is not None:
             iteration.close()
+        while self._leaving:
+            self._leaving.pop().stop()
 
-    def _release(self) -> None:
-        """End the threads with their iteration, unless they are kept for the next one."""
-        if not self.persistent_workers or (self._delivered is not None and self._delivered.stuck):
-            self._stop()
-
-    def _stop(self) -> None:
-        workers, self._workers = self._workers, None
-        if workers is not None:
-            # A thread in a batch that ran into the timeout cannot be ended, and is not waited for.
-            workers.stop(0 if self._delivered is not None and self._delivered.stuck else None)
+    def _release(self, workers: Workers | None, *, wait: bool, stuck: bool) -> None:
+        """End the threads of an iteration with it, unless they are kept for the next one."""
+        if workers is None or (self.persistent_workers and not stuck):
+            return
+        if self._workers is workers:
+            self._workers = None
+        # A thread in a batch that ran into the timeout cannot be ended, and is not waited for.
+        workers.stop(None if wait and not stuck else 0)
+        if not wait and not stuck:
+            self._leaving.append(workers)
 
 
 def _is_archive(source: Any) -> bool:

@@ -108,6 +108,7 @@ class Workers:
         self._finalizer.atexit = False  # `_stop_all` waits for the threads, too
         for thread in self._threads:
             thread.start()
+            _running.add(thread)
         _living.add(self)
 
     @property
@@ -132,10 +133,7 @@ class Workers:
                 job.call_off()
 
     def stop(self, timeout: float | None = None) -> None:
-        """End the threads once they have done their jobs, and wait for that, or not longer than `timeout` seconds.
-
-        The collector of reference cycles may call it in a thread like them: that does not wait, maybe for itself.
-        """
+        """End the threads once they have done their jobs, and wait for that, or not longer than `timeout` seconds."""
         if self._finalizer.detach() is not None:
             _stop(self._jobs, len(self._threads))
         if self.process != os.getpid() or _is_worker():
@@ -146,14 +144,20 @@ class Workers:
 
 
 _living: weakref.WeakSet[Workers] = weakref.WeakSet()
+_running: set[threading.Thread] = set()  # also of workers that were dropped
 
 
 @atexit.register
 def _stop_all() -> None:
     # A thread that comes back from native code to an interpreter that is gone would be ended where it stands.
-    for workers in list(_living):
+    every = list(_living)
+    for workers in every:
         workers.call_off()
-        workers.stop(_EXIT_SECONDS)
+        workers.stop(0)
+    end = time.monotonic() + _EXIT_SECONDS
+    for thread in list(_running):
+        thread.join(max(0.0, end - time.monotonic()))
+    for workers in every:
         workers.is_over = True
 
 
@@ -170,6 +174,15 @@ def _serve(
     jobs: SimpleQueue[_Job | None], idle: list[float], number: int, begin: Callable[[int], object] | None
 ) -> None:
     _here.is_worker = True
+    try:
+        _do_jobs(jobs, idle, number, begin)
+    finally:
+        _running.discard(threading.current_thread())
+
+
+def _do_jobs(
+    jobs: SimpleQueue[_Job | None], idle: list[float], number: int, begin: Callable[[int], object] | None
+) -> None:
     failed: list[BaseException] = []
     if begin is not None:
         try:
@@ -290,10 +303,11 @@ class Prefetcher(Iterator[_Result], Generic[_Item, _Result]):
             return pending[0] if pending and pending[0].has_ended else None
         return next((job for job in pending if job.has_ended), None)
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Call off what has not begun, and wait for what is under way, unless it has run into the timeout.
 
-        Where another thread waits for a result, its iteration ends.
+        Where another thread waits for a result, its iteration ends. The collector of reference cycles does not `wait`:
+        it runs at any place of any thread, such as one that holds a lock, of whomever, that the work under way wants.
         """
         self._closed = True
         self._items = iter(())
@@ -301,8 +315,8 @@ class Prefetcher(Iterator[_Result], Generic[_Item, _Result]):
             return
         for job in self._pending.copy():
             job.call_off()
-        waits = not (self._stuck or self._workers.is_over or _is_worker())
-        while waits and not all(job.has_ended for job in self._pending.copy()):
+        wait = wait and not (self._stuck or self._workers.is_over or _is_worker())
+        while wait and not all(job.has_ended for job in self._pending.copy()):
             with contextlib.suppress(Empty):  # that other thread may have been woken
                 self._done.get(timeout=_POLL)
         self._pending.clear()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,7 +82,57 @@ except KeyboardInterrupt:
     assert [line for line in out.splitlines() if line != "batch"] == ["interrupted ['MainThread'] True", "100"]
 
 
-@pytest.mark.parametrize("end", ["pass", "del loader", "sys.exit(3)", "os._exit(4)", "raise SystemExit(5)"])
+class Collecting(io.BytesIO):
+    """A file, in the middle of a read of which the collector of reference cycles may run, as it may anywhere."""
+
+    then: Callable[[], object] | None = None
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.then is not None and threading.current_thread().name == "reader":
+            then, self.then = self.then, None
+            then()
+        return super().read(size)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_an_iteration_is_collected_where_its_threads_are_waited_for(path: Path, persistent: bool) -> None:
+    """They wait for the file, which is in use by the thread that ends them: whoever collects must not wait for them."""
+    file = Collecting(path.read_bytes())
+    archive = archivestream.open(file)
+    loader = archivestream.ArchiveLoader(
+        archivestream.ArchiveDataset(archive), 4, num_workers=2, persistent_workers=persistent
+    )
+
+    def waiting() -> int:
+        frames = sys._current_frames()
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("archivestream-")]
+        return sum(frames[thread.ident].f_code.co_name == "readinto_at" for thread in threads if thread.ident in frames)
+
+    def collect() -> None:
+        batches = iter(loader)
+        while waiting() < 2:
+            time.sleep(0.001)
+        cycle = [batches]
+        cycle.append(cycle)  # type: ignore[arg-type]
+        del batches, cycle
+        gc.collect()
+
+    file.then = collect
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(archive[7]), name="reader", daemon=True)
+    reader.start()
+    reader.join(60)
+    assert read == [b"7"]
+    assert len([*loader]) == 100
+    loader.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("archivestream-")]
+    archive.close()
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["pass", "del loader", "del batches", "del batches, loader", "sys.exit(3)", "os._exit(4)", "raise SystemExit(5)"],
+)
 def test_the_interpreter_exits_with_an_iteration_open(path: Path, end: str) -> None:
     process = start(
         f"""
