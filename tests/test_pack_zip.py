@@ -303,6 +303,27 @@ def test_segments_cut_elsewhere_than_is_said(cut: tuple[int, list[int]], threads
             archive["damaged"]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_arrays_whose_segments_are_cut_elsewhere(threads: int) -> None:
+    """Their headers are left out; the place for them is that of the array before."""
+    arrays = [np.arange(i, i + 1000, dtype=np.float32) for i in range(8)]
+    entries = []
+    for i, array in enumerate(arrays):
+        file = io.BytesIO()
+        np.save(file, array)
+        data = file.getvalue()
+        parts = [
+            deflate(data[begin : begin + 1024], 6, begin + 1024 >= len(data)) for begin in range(0, len(data), 1024)
+        ]
+        wrong = i % 3 - 1  # every third is right
+        sizes = [len(parts[0]) + wrong, len(parts[1]) - wrong, *map(len, parts[2:])]
+        field = zip_segments.field_of(1024, sizes)
+        entries.append(zipmaker.Entry(b"%d.npy" % i, data, zipmaker.DEFLATE, b"".join(parts), extra=field))
+    with archivestream.open(zipmaker.make(*entries), threads=threads) as archive:
+        for order in (range(8), [7, 0, 3, 3, 5, 1]):
+            assert np.array_equal(archive.read_arrays(list(order)), np.stack([arrays[i] for i in order]))
+
+
 def test_memory_is_bounded_where_a_large_member_is_cut_elsewhere(tmp_path: Path) -> None:
     """It is verified segment by segment, and then as a stream, of which only a part is in memory."""
     size = 100 << 20
