@@ -7,6 +7,9 @@ in an extra field of the central directory header (APPNOTE 4.5.2: the kind is no
      0  u16 kind 41 53 ("AS")      5  u32 bytes of a segment, decoded; the last may have fewer
      2  u16 bytes that follow      9  u32 number of segments
      4  u8  version 1             13  u32 for each segment: its bytes, compressed
+
+No other reader looks at it: a member that is not what the directory says when it is read by segments is read as the
+stream that it is, and strict mode and file objects read no other way.
 """
 
 from __future__ import annotations
