@@ -512,7 +512,7 @@ class MemberReader:
             try:
                 return self._read_at(source, begin, end)
             except (OSError, CorruptArchiveError) as error:
-                fetched.block_errors.append(error)
+                fetched.block_errors.append(without_frames(error))  # one of which holds this very list
                 return len(fetched.block_errors) - 1
 
         for position, place in enumerate(self._native.ranges(members)):
@@ -551,7 +551,7 @@ class MemberReader:
         for position, member, status, error in failures:
             try:
                 if fetched is not None and position in fetched.errors:
-                    raise fetched.errors[position]
+                    raise fetched.errors.pop(position)  # or its traceback leads back to it
                 if fetched is not None and status == Status.NOT_FETCHED:
                     raise self._source_error(member, fetched.block_errors[error])
                 if status != Status.NOT_NATIVE:

@@ -114,7 +114,8 @@ def use_named(path: Path, limit: int, make: Callable[[int, bool], _Made]) -> _Ma
             with contextlib.suppress(BlockingIOError):  # whoever began to fill it has died
                 return make(os.dup(file), False)
         finally:
-            os.close(file)
+            with contextlib.suppress(OSError):  # it is closed all the same, and nothing was written to it
+                os.close(file)
 
 
 def leave(path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import array
+import contextlib
+import errno
 import gc
+import gzip
 import io
 import itertools
 import mmap
@@ -314,6 +317,51 @@ def test_errors_that_are_kept_hold_no_file_open(bad_path: Path, tmp_path: Path) 
 
 
 @needs_proc
+class Failing(io.BytesIO):
+    fails = False
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(size)
+
+
+FAILED: dict[str, Callable[[Archive], object]] = {
+    "read": lambda archive: archive["m7"],
+    "read_many": lambda archive: archive.read_many(["m7", "m3"]),
+    "read_batch": lambda archive: archive.read_batch(["m7", "m3"]),
+    "submit": lambda archive: archive.submit(["m7", "m3"]).result(),
+    "open_member": lambda archive: archive.open_member("m7").read(),
+}
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tar.zst", "tar.gz"])
+@pytest.mark.parametrize("how", FAILED)
+def test_a_failure_that_is_over_holds_nothing(how: str, suffix: str, tmp_path: Path) -> None:
+    """Nothing is left for the collector of reference cycles, which may come at any time later."""
+    path = tmp_path / f"a.{suffix}"
+    named = {f"m{i}": data for i, data in enumerate(MEMBERS)}
+    if suffix == "tar.gz":
+        archivestream.pack(named, tmp_path / "a.tar")
+        path.write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
+    else:
+        archivestream.pack(named, path)
+    file = Failing(path.read_bytes())
+    gc.collect()
+    gc.disable()
+    try:
+        with archivestream.open(file, cache=0) as archive:
+            file.fails = True
+            with contextlib.suppress(archivestream.SourceError):
+                FAILED[how](archive)
+                pytest.fail("it did not fail")
+        held = weakref.ref(file)
+        del archive, file
+        assert held() is None
+    finally:
+        gc.enable()
+
+
 def test_the_file_of_the_caller_stays_open(path: Path) -> None:
     with no_descriptor_stays(), open(path, "rb") as file:
         archive = archivestream.open(file)
