@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import lzma
 import os
 import random
 import tarfile
@@ -24,7 +25,10 @@ from .target import Data, chance, require
 __all__ = ["run_differential", "run_roundtrip"]
 
 # What zipfile and tarfile raise of damage; tarfile's list has no end, as damage gets as far as its arithmetic.
-ZIPFILE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, zlib.error, KeyError)
+ZIPFILE = (
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, KeyError),
+    *(zlib.error, lzma.LZMAError),
+)
 TARFILE = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, UnicodeError, RecursionError, IndexError)
 
 
