@@ -57,6 +57,7 @@ _LEFT_OUT = (
     ("*test_damage.py*", "its children have a limit on address space"),
     ("*test_bombs.py*", "the same"),
     ("*test_faults.py*", "its shim and a sanitizer's runtime both have to come first"),
+    ("*test_no_memory.py*", "the same"),
     ("*test_fuzz_regressions.py*", "the fuzzers run them with the sanitizers"),
 )
 

@@ -152,7 +152,10 @@ def _try(
             _judge(error, clock)
     struck, clock.number = clock.number, 0
     with archive:
-        assert is_right(archive.read_many(range(len(archive)))), "what came afterwards was spoilt"
+        try:
+            assert is_right(archive.read_many(range(len(archive)))), "what came afterwards was spoilt"
+        except CorruptArchiveError:  # an index of bytes that had no checksum of their own: that of a record, say
+            assert (read, clock.fault) == (None, "changes"), "what came afterwards was spoilt"
     clock.number = struck
 
 
