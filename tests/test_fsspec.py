@@ -242,7 +242,8 @@ def test_an_archive_inside_an_archive(tmp_path: Path) -> None:
 
 def test_fsspec_finds_the_entry_point(tmp_path: Path) -> None:
     """As it does where the package is installed: from the metadata of a distribution."""
-    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split('[project.entry-points."fsspec.specs"]\n')[1]
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    lines = project.read_text(encoding="utf-8").split('[project.entry-points."fsspec.specs"]\n')[1]
     name, value = re.match(r'(\w+) = "([\w.:]+)"\n', lines).groups()  # type: ignore[union-attr]
     about = tmp_path / "archivestream_test-1.dist-info"
     about.mkdir()
