@@ -112,6 +112,7 @@ def start(target: Target, seconds: int, log: Path, share: int) -> subprocess.Pop
         f"-max_total_time={seconds}",
         f"-max_len={target.max_len}",
         f"-timeout={10 * share}",
+        f"-report_slow_units={10 * share}",
         f"-rss_limit_mb={MEMORY}",
         "-malloc_limit_mb=512",
         "-print_final_stats=1",
