@@ -45,9 +45,6 @@ _RAW, _ZLIB, _GZIP = 0, 1, 2
 # What libdeflate makes of -1; a system's older one does not know that number.
 _DEFAULT_LEVEL = 6
 
-# A byte of DEFLATE yields at most so many (RFC 1951, 3.2.5: matches of 258 bytes, 2 bits each).
-_EXPANSION = 1032
-
 
 class DeflateError(Exception):
     """Compressing or decompressing failed."""
@@ -181,7 +178,7 @@ def _decompress(data: Buffer, size: int, wrapper: int) -> bytearray:
     view = _bytes_of(data)
     if wrapper != _GZIP and not size and not len(view):
         return bytearray()  # nothing in, nothing out, as in that package
-    result, _ = codecs.decompress(view, min(size, _EXPANSION * len(view)), wrapper)
+    result, _ = codecs.decompress(view, min(size, codecs.DEFLATE_EXPANSION * len(view)), wrapper)
     if isinstance(result, bytearray):
         return result
     if result == codecs.Status.TOO_MANY_BYTES:

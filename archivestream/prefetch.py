@@ -99,16 +99,13 @@ class Workers:
         # Daemons, so that a job that never ends cannot keep the interpreter from exiting. They know the queue
         # and not this object, which ends them when it is dropped.
         self._threads = [
-            threading.Thread(
-                target=_serve, args=(self._jobs, self._idle, i, begin), name=f"archivestream-{i}", daemon=True
-            )
+            _Worker(target=_serve, args=(self._jobs, self._idle, i, begin), name=f"archivestream-{i}", daemon=True)
             for i in range(count)
         ]
         self._finalizer = weakref.finalize(self, _stop, self._jobs, count)
         self._finalizer.atexit = False  # `_stop_all` waits for the threads, too
         for thread in self._threads:
             thread.start()
-            _running.add(thread)
         _living.add(self)
 
     @property
@@ -143,8 +140,11 @@ class Workers:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
 
 
+class _Worker(threading.Thread):
+    """One of them, also of those that were dropped."""
+
+
 _living: weakref.WeakSet[Workers] = weakref.WeakSet()
-_running: set[threading.Thread] = set()  # also of workers that were dropped
 
 
 @atexit.register
@@ -155,8 +155,9 @@ def _stop_all() -> None:
         workers.call_off()
         workers.stop(0)
     end = time.monotonic() + _EXIT_SECONDS
-    for thread in list(_running):
-        thread.join(max(0.0, end - time.monotonic()))
+    for thread in threading.enumerate():
+        if isinstance(thread, _Worker):
+            thread.join(max(0.0, end - time.monotonic()))
     for workers in every:
         workers.is_over = True
 
@@ -174,15 +175,6 @@ def _serve(
     jobs: SimpleQueue[_Job | None], idle: list[float], number: int, begin: Callable[[int], object] | None
 ) -> None:
     _here.is_worker = True
-    try:
-        _do_jobs(jobs, idle, number, begin)
-    finally:
-        _running.discard(threading.current_thread())
-
-
-def _do_jobs(
-    jobs: SimpleQueue[_Job | None], idle: list[float], number: int, begin: Callable[[int], object] | None
-) -> None:
     failed: list[BaseException] = []
     if begin is not None:
         try:

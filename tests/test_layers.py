@@ -283,7 +283,8 @@ def test_every_extension_has_a_stub(path: Path) -> None:
     stub = path.with_suffix(".pyi")
     assert stub.is_file()
     text = stub.read_text(encoding="utf-8")
-    for name in re.findall(r"^(?:def|class|cpdef(?: enum)?) +(\w+)", path.read_text(encoding="utf-8"), re.M):
+    # Constants, of an enum without a name, are left to stubtest.
+    for name in re.findall(r"^(?:def|class|cpdef(?: enum)?) +(?!enum:)(\w+)", path.read_text(encoding="utf-8"), re.M):
         assert name.startswith("_") or re.search(rf"^(?:def|class) {name}\b", text, re.M), name
 
 

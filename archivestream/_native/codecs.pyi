@@ -2,6 +2,8 @@ from enum import IntEnum
 
 from _typeshed import ReadableBuffer
 
+DEFLATE_EXPANSION: int
+
 class Codec(IntEnum):
     STORED = 0
     DEFLATE = 8

@@ -123,8 +123,10 @@ ctypedef libdeflate_result (*Decompress)(
 
 
 # A block of DEFLATE yields at most 258 bytes for 2 bits (RFC 1951, 3.2.5: the longest match, codes of one bit).
-cdef enum:
+cpdef enum:
     DEFLATE_EXPANSION = 1032
+
+cdef enum:
     # A block of zstd yields at most 128 KiB, and takes 3 bytes of header and 1 of content (RFC 8878, 3.1.1.2).
     ZSTD_EXPANSION = 32768
     # bzip2 expands most: a block holds up to 900 kB of runs of 255 in 5 bytes, and takes 39 bytes.

@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from archivestream._native.codecs import Codec, adler32, crc32
+from archivestream._native.codecs import DEFLATE_EXPANSION, Codec, adler32, crc32
 from archivestream._native.columns import BlockFlag, Layout
 from archivestream.columns import DTYPES
 from archivestream.errors import CorruptArchiveError, UnsupportedFeatureError
@@ -53,7 +53,6 @@ _END = struct.Struct("<Q")  # in front of the seek points: where the last member
 _LONGEST_HEADER = 128 << 10  # of which a name is looked for
 _BLOCK = 256 << 10
 _STEP = 4 * _BLOCK  # decoded at a time
-_EXPANSION = 1032  # of deflate, at most
 _PIECE = 256 << 10
 _SMALLEST_STEP = 512
 _SUFFIXES = {".gz": "", ".tgz": ".tar", ".taz": ".tar"}
@@ -144,7 +143,7 @@ def open_decoded(source: Source, index: Index) -> GzipSource:
     if (
         len(saved) < _END.size
         or (end := _END.unpack_from(saved)[0]) > source.size
-        or size > _EXPANSION * end
+        or size > DEFLATE_EXPANSION * end
         or sizes.max(initial=0) > _BLOCK
         or not np.array_equal(index["block_compressed_size"], sizes)
     ):

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from archivestream._native.codecs import Codec
+from archivestream._native.codecs import DEFLATE_EXPANSION, Codec
 from archivestream._native.columns import MemberFlag
 
 __all__ = ["MOST_SEGMENTS", "add_segments", "field_of"]
@@ -28,9 +28,7 @@ __all__ = ["MOST_SEGMENTS", "add_segments", "field_of"]
 _KIND = 0x5341
 _VERSION = 1
 _HEAD = struct.Struct("<BLL")
-# Of what is decoded alone: bytes, and how many one compressed byte can stand for. Native code takes no others.
-_LARGEST = np.uint64(1 << 30)
-_EXPANSION = np.uint64(1032)
+_LARGEST = np.uint64(1 << 30)  # bytes of what native code decodes alone
 
 # What fits an extra field together with all others that a member may have.
 MOST_SEGMENTS = 16_000
@@ -99,7 +97,7 @@ def _parse(field: memoryview, size: int, compressed_size: int) -> tuple[_Column,
         return None
     decoded = np.full(count, segment_size, np.uint64)
     decoded[-1] = size - segment_size * (count - 1)
-    if (decoded > _LARGEST).any() or (decoded // _EXPANSION > compressed).any():
+    if (decoded > _LARGEST).any() or (decoded // np.uint64(DEFLATE_EXPANSION) > compressed).any():
         return None
     return decoded, compressed
 
